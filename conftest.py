@@ -1,0 +1,3 @@
+"""For the project's own tests: ``pytester`` runs pytest on small test files."""
+
+pytest_plugins = ["pytester"]

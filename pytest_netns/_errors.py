@@ -1,0 +1,59 @@
+"""Every exception the project raises, as a tree by whose fault it is.
+
+The machine's (a missing privilege or feature: skip or fail), the caller's plan, a refused kernel request, a child
+process that ended badly, a wait that ran out. Each also derives from the built-in that fits, and can be pickled:
+``args`` is all that ``__init__`` takes, everything else is an attribute with a default.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChildDied",
+    "ChildError",
+    "ClosedError",
+    "KernelError",
+    "NamespacesUnavailable",
+    "NetnsError",
+    "PlanError",
+    "RemoteError",
+    "WaitTimeout",
+]
+
+
+class NetnsError(Exception):
+    """Base of all errors of pytest-netns."""
+
+
+class NamespacesUnavailable(NetnsError, RuntimeError):
+    """This machine does not let us make network namespaces; the message says why and what to type."""
+
+
+class PlanError(NetnsError, ValueError):
+    """The network asked for cannot exist; raised before the kernel is touched."""
+
+
+class ClosedError(NetnsError, ValueError):
+    """A host or namespace was used after it had been closed."""
+
+
+class KernelError(NetnsError, OSError):
+    """The kernel refused a request; ``errno`` is the kernel's own answer."""
+
+
+class ChildError(NetnsError, RuntimeError):
+    """A child process did not bring back a result."""
+
+
+class ChildDied(ChildError):
+    """A callable's process ended by a signal or by leaving without returning."""
+
+    #: Exit code, or minus the signal's number, as in ``subprocess.Popen.returncode``.
+    returncode: int = 0
+
+
+class RemoteError(ChildError):
+    """An exception raised inside that could not be carried across; its text and traceback are the message."""
+
+
+class WaitTimeout(NetnsError, TimeoutError):
+    """A wait ran out; the message holds what was last seen."""

@@ -1,0 +1,415 @@
+"""Hosts and bridges: run callables and programs in them, open sockets in them, read their interfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import os
+import socket as _socket
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _netlink
+from ._broker import broker
+from ._errors import KernelError, NetnsError, PlanError
+from ._fork import Child, Entry
+from ._interfaces import Interface, InterfaceState, read_states
+from ._namespace import Namespace
+from ._plan import check_host_name
+from ._process import Popen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import ParamSpec, Self
+
+    P = ParamSpec("P")
+
+__all__ = ["Block", "Bridge", "Host", "Inside"]
+
+T = TypeVar("T")
+
+#: Seconds that a callable may take when nothing else is said. A child can hang for reasons that are not its own
+#: (a lock copied in mid-use), so there is always a limit.
+CALL_LIMIT = 60.0
+
+
+class Block:
+    """Runs callables in a host; what they leave running is ended with the block. Made by ``host.enter()``."""
+
+    def __init__(self, inside: Inside, limit: float | None) -> None:
+        self._inside = inside
+        self._limit = limit
+        tag = broker().request("tag")[1]
+        self._tag: int | None = tag[0] if tag else None
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Fork, enter the host, call; return the value or raise what the callable raised.
+
+        Raises:
+            ChildDied: The child was killed by a signal or left without returning.
+            WaitTimeout: The block's limit ran out; the child's stacks are in the message.
+            TypeError: The value cannot be pickled.
+        """
+        __tracebackhide__ = True
+        child = self._start(function, args, kwargs)
+        return child.wait(self._limit).result(child.name, child.entry.where)  # type: ignore[no-any-return]
+
+    async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for a running event loop; cancelling it kills the child."""
+        __tracebackhide__ = True
+        child = self._start(function, args, kwargs)
+        waiting = asyncio.get_running_loop().run_in_executor(None, child.wait, self._limit)
+        try:
+            outcome = await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            child.kill()
+            await waiting
+            raise
+        return outcome.result(child.name, child.entry.where)  # type: ignore[no-any-return]
+
+    def entry(self) -> Entry:
+        """What a child of the calling process has yet to enter."""
+        return self._inside._entry(self._tag)
+
+    def _start(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
+        if not callable(function):
+            raise TypeError(f"expected a callable, not {function!r}; for a command use host.run([...])")
+        name = getattr(function, "__qualname__", None) or repr(function)
+        call = functools.partial(function, *args, **kwargs)
+        return Child(self.entry(), functools.update_wrapper(call, function), name)
+
+    def close(self) -> None:
+        """End what was started in the block and still runs."""
+        tag, self._tag = self._tag, None
+        if tag is not None:
+            try:
+                broker().request("end", "time", [os.fstat(tag).st_ino])
+            finally:
+                os.close(tag)
+
+
+class Inside:
+    """A namespace with a name, in which things run; what hosts and bridges have in common."""
+
+    def __init__(self, name: str, namespace: Namespace) -> None:
+        self.name = name
+        self.namespace = namespace
+        self._mounts: int | None = None
+        self._mounts_asked = False
+        self._known: dict[str, str] = {}
+
+    # Running
+
+    @contextlib.contextmanager
+    def enter(self, *, timeout: float | None = CALL_LIMIT) -> Iterator[Block]:
+        """Enter for a block: ``with host.enter() as run: run(function, …)``.
+
+        Each ``run`` forks, enters the host and calls; the test process itself never changes its namespace. When the
+        block ends, processes that its callables started and left are killed.
+
+        Args:
+            timeout: Seconds that each call may take; None for no limit.
+
+        Source: setns(2), fork(2).
+        """
+        block = Block(self, timeout)
+        try:
+            yield block
+        finally:
+            block.close()
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function inside, once: ``with self.enter() as run: return run(function, …)``, limit 60 s."""
+        __tracebackhide__ = True
+        with self.enter() as run:
+            return run(function, *args, **kwargs)
+
+    async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """:meth:`call` for a running event loop: the loop goes on meanwhile."""
+        __tracebackhide__ = True
+        with self.enter() as run:
+            return await run.acall(function, *args, **kwargs)
+
+    def popen(self, args: Any, *positional: Any, **keywords: Any) -> Popen:
+        """Start a program inside; takes and returns what ``subprocess.Popen`` does.
+
+        It runs as the test's own user, with the capabilities a network needs. It ends with the host at the latest.
+        """
+        return Popen(args, *positional, _entry=self._entry(), **keywords)
+
+    def run(
+        self,
+        args: Any,
+        *positional: Any,
+        input: Any = None,  # noqa: A002 - subprocess.run's keyword
+        capture_output: bool = False,
+        timeout: float | None = None,
+        check: bool = False,
+        **keywords: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a program inside and wait for it; takes, returns and raises what ``subprocess.run`` does."""
+        if input is not None:
+            if keywords.get("stdin") is not None:
+                raise ValueError("stdin and input arguments may not both be used.")
+            keywords["stdin"] = subprocess.PIPE
+        if capture_output:
+            if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
+                raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+            keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
+        with self.popen(args, *positional, **keywords) as process:
+            try:
+                stdout, stderr = process.communicate(input, timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            except BaseException:
+                process.kill()
+                raise
+        code = process.returncode
+        if check and code:
+            raise subprocess.CalledProcessError(code, process.args, output=stdout, stderr=stderr)
+        return subprocess.CompletedProcess(process.args, code, stdout, stderr)
+
+    def socket(
+        self, family: int = _socket.AF_INET, type: int = _socket.SOCK_STREAM, proto: int = 0  # noqa: A002
+    ) -> _socket.socket:
+        """Open an ordinary socket that lives inside and is used from here, raw ones and low ports included.
+
+        Names and interface names given to it are still looked up in the test process; give addresses.
+
+        Raises:
+            OSError: As ``socket.socket`` would.
+        """
+        try:
+            _, (fd,) = broker().request("socket", int(family), int(type), proto, fds=[self.namespace.fileno()])
+        except KernelError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0)) from None
+        return _socket.socket(family, type, proto, fileno=fd)
+
+    # Looking
+
+    @property
+    def interfaces(self) -> dict[str, InterfaceState]:
+        """The interfaces as they are now, by name."""
+        return {state.name: state for state in read_states(self.namespace)}
+
+    def __getitem__(self, name: str) -> Interface:
+        """The interface of that name.
+
+        Raises:
+            KeyError: There is none; the message lists those there are.
+        """
+        states = self.interfaces
+        if name not in states:
+            raise KeyError(f"{self.name} has no interface {name!r}; it has {', '.join(states)}")
+        return Interface(self.namespace, name, states[name].index)
+
+    def interface_index(self, name: str) -> int:
+        """The number of an interface, as a scope id wants it."""
+        return self[name].index
+
+    def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Read, or write and read, a network setting of this namespace: ``host.sysctl("ipv4.ip_forward", 1)``.
+
+        Args:
+            name: Below ``net.``, as sysctl(8) has it, or as a path below ``/proc/sys/net``.
+
+        Raises:
+            FileNotFoundError: There is no such setting in a namespace.
+            OSError: The kernel refuses the value.
+        """
+        path = name.removeprefix("net.").removeprefix("/proc/sys/net/")
+        if "/" not in path:
+            path = path.replace(".", "/")
+        if not path or ".." in path.split("/") or path.startswith("/"):
+            raise PlanError(f"sysctl {name!r}: expected a name below net., such as 'ipv4.ip_forward'")
+        data = None if value is None else str(value).encode()
+        try:
+            answer, _ = broker().request("sysctl", path, data, fds=[self.namespace.fileno()])
+        except KernelError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), f"/proc/sys/net/{path}") from None
+        return bytes(answer).decode().strip()
+
+    # Ends
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self.namespace.closed
+
+    def end_processes(self) -> int:
+        """Kill every process inside; return how many there were."""
+        return int(broker().request("end", "net", [self.namespace.id])[0])
+
+    def close(self) -> None:
+        """End what runs inside and let the namespace go; may be called twice."""
+        if not self.namespace.closed:
+            try:
+                self.end_processes()
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        mounts, self._mounts = self._mounts, None
+        if mounts is not None:
+            os.close(mounts)
+        self.namespace.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _entry(self, tag: int | None = None) -> Entry:
+        """What a child of the calling process has yet to enter."""
+        held = broker()
+        net = self.namespace.fileno()
+        if not self._mounts_asked:
+            fds = held.request("files", fds=[net])[1]
+            self._mounts = fds[0] if fds else None
+            self._mounts_asked = True
+        inside_already = not held.rootless or _same("user", held.user)
+        return Entry(
+            net=net,
+            pid=held.pid,
+            user=None if inside_already else held.user,
+            mounts=self._mounts,
+            tag=tag,
+            rootless=held.rootless,
+            where=self.name,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{' closed' if self.closed else ''}>"
+
+
+def _same(kind: str, fd: int) -> bool:
+    # Entering the user namespace one is in already is an error (setns(2)); a call inside a call does that.
+    return os.stat(f"/proc/thread-self/ns/{kind}").st_ino == os.fstat(fd).st_ino
+
+
+class Host(Inside):
+    """What stands for a computer in a test: a namespace with a name, interfaces, addresses and processes."""
+
+    def __init__(self, name: str, namespace: Namespace, addresses: tuple[str, ...] = ()) -> None:
+        check_host_name(name)
+        super().__init__(name, namespace)
+        self._addresses = addresses
+
+    @classmethod
+    def attach(
+        cls,
+        name: str | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        pid: int | None = None,
+        fd: int | None = None,
+    ) -> Host:
+        """A host that stands for a namespace that exists already; see :meth:`Namespace.attach` for what is taken.
+
+        Closing the host ends neither the namespace nor what runs in it.
+        """
+        namespace = Namespace.attach(name, path=path, pid=pid, fd=fd)
+        label = name if name is not None and "/" not in name else f"net-{namespace.id}"
+        return _AttachedHost(label, namespace)
+
+    @property
+    def ip(self) -> str | None:
+        """Its first IPv4 address, without prefix length; None if it has none."""
+        return next((address for address in self._plain() if ":" not in address), None)
+
+    @property
+    def ip6(self) -> str | None:
+        """Its first IPv6 address that is not link-local; None if it has none."""
+        return next((address for address in self._plain() if ":" in address), None)
+
+    def _plain(self) -> list[str]:
+        return [address.split("/")[0] for address in self._addresses]
+
+    def resolve(self, name: str) -> str:
+        """The address of a host of the same network by its name, or of ``localhost``.
+
+        Raises:
+            NetnsError: Nobody here has that name; the message lists the names there are.
+        """
+        known = {"localhost": "127.0.0.1", **self._known}
+        if name not in known:
+            raise NetnsError(f"{self.name} knows no host {name!r}; it knows {', '.join(sorted(known))}")
+        return known[name]
+
+    def adopt(self, interface: Interface) -> Interface:
+        """Move an interface that exists (a TUN device, say) into this host; it arrives down.
+
+        Source: ``ip link set NAME netns HOST``, ip-link(8).
+        """
+        request = _netlink.move_link(interface.index, interface.name, self.namespace.fileno())
+        interface._namespace.netlink.batch([request])
+        return self[interface.name]
+
+    def add_address(self, interface: str, address: str) -> None:
+        """Give an interface one more address, such as ``"10.0.0.9/24"``; usable when this returns."""
+        try:
+            parsed = ipaddress.ip_interface(address)
+        except ValueError as error:
+            raise PlanError(f"address {address!r}: {error}; expected one such as '10.0.0.9/24'") from None
+        index = self[interface].index
+        netlink = self.namespace.netlink
+        requests = [_netlink.add_address(index, str(parsed.ip), parsed.network.prefixlen), _netlink.get_link(index)]
+        netlink.batch(requests)
+        self._addresses += (address,)
+
+
+class _AttachedHost(Host):
+    """A host whose namespace is somebody else's: nothing in it is ours to end."""
+
+    def close(self) -> None:
+        if not self.namespace.closed:
+            self._release()
+
+    @property
+    def ip(self) -> str | None:
+        return self._first(_socket.AF_INET)
+
+    @property
+    def ip6(self) -> str | None:
+        return self._first(_socket.AF_INET6)
+
+    def _first(self, family: int) -> str | None:
+        for message in self.namespace.netlink.addresses():
+            if message["family"] == family and message["scope"] == 0:
+                return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+        return None
+
+
+class Bridge(Inside):
+    """An L2 segment: a bridge in a namespace of its own."""
+
+    def __init__(self, name: str, namespace: Namespace) -> None:
+        super().__init__(name, namespace)
+
+    @property
+    def state(self) -> InterfaceState:
+        """The bridge itself, as it is now; ``state.bridge_id`` and ``state.stp`` as ``brctl show`` has them."""
+        return self.interfaces[self.name]
+
+    @property
+    def ports(self) -> dict[str, InterfaceState]:
+        """Its ports as they are now, by name."""
+        own = self.state.index
+        return {name: state for name, state in self.interfaces.items() if state.master == own}
+
+    @property
+    def learned(self) -> dict[str, str]:
+        """MAC addresses that it has learned, and the port each is behind (``bridge fdb``)."""
+        names = {state.index: name for name, state in self.interfaces.items()}
+        return {
+            message.get_attr("NDA_LLADDR"): names[message["ifindex"]]
+            for message in self.namespace.netlink.bridge_neighbours()
+            if not message["state"] & 0x80  # NUD_PERMANENT: the ports' own
+        }

@@ -1,0 +1,131 @@
+"""The only ``unshare``, ``setns``, ``prctl``, ``mount`` and uid maps; errno becomes an error that says what failed.
+
+Also loaded by the helper, which starts for every session: nothing here but ``os`` and ``ctypes``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from ._errors import KernelError
+
+__all__ = [
+    "CLONE_NEWNET",
+    "CLONE_NEWNS",
+    "CLONE_NEWPID",
+    "CLONE_NEWTIME",
+    "CLONE_NEWUSER",
+    "MS_BIND",
+    "MS_PRIVATE",
+    "MS_REC",
+    "MS_SLAVE",
+    "bind_name",
+    "die_with_parent",
+    "keep_network_capabilities",
+    "map_own_identity",
+    "mount",
+    "namespace_fd_of_socket",
+    "setns",
+    "unbind_name",
+    "unshare",
+]
+
+# linux/sched.h
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+# linux/mount.h
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 1 << 18, 1 << 19
+_MNT_DETACH = 2
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 47, 2
+# linux/capability.h
+_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _CAP_NET_RAW, _CAP_SYS_ADMIN = 10, 12, 13, 21
+_CAPABILITY_VERSION_3 = 0x20080522
+_NETWORK_CAPABILITIES = (_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _CAP_NET_RAW, _CAP_SYS_ADMIN)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise KernelError(error, f"{what}: {os.strerror(error)}")
+    return result
+
+
+def unshare(flags: int, what: str) -> None:
+    """Leave the namespaces named by ``flags`` for new ones; unshare(2)."""
+    _check(_libc.unshare(ctypes.c_int(flags)), f"unshare({what})")
+
+
+def setns(fd: int, flags: int, what: str) -> None:
+    """Enter the namespace that ``fd`` holds; ``flags`` makes the kernel check its kind; setns(2)."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)), f"setns({what})")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
+    """Mount as mount(2) does."""
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    _check(
+        _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]),
+        f"mount({kind or 'bind'} on {target})",
+    )
+
+
+def bind_name(fd: int, path: str) -> None:
+    """Give the namespace behind ``fd`` the file name ``path``, which must exist, as ``ip netns add`` does."""
+    mount(f"/proc/self/fd/{fd}", path, None, MS_BIND)
+
+
+def unbind_name(path: str) -> None:
+    """Take a name given by :func:`bind_name` away; users of the namespace keep it."""
+    _check(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), f"umount({path})")
+
+
+def map_own_identity(uid: int, gid: int) -> None:
+    """Map just the own uid and gid, as themselves, into the user namespace just made; user_namespaces(7).
+
+    Files stay the user's own and nothing thinks it is root. ``setgroups`` must be denied before the gid map.
+    """
+    for name, text in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):
+        try:
+            fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if name == "setgroups" and isinstance(error, FileNotFoundError):
+                continue  # before Linux 3.19 there was nothing to deny
+            raise KernelError(error.errno, f"write {name}: {os.strerror(error.errno or 0)}") from None
+
+
+def die_with_parent(signal: int) -> None:
+    """Have the kernel send ``signal`` when the parent ends; undone by every change of credentials, so call it last."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
+def keep_network_capabilities() -> None:
+    """Keep what networks need, over exec too, and nothing that would make file permissions lie; capabilities(7)."""
+    wanted = sum(1 << capability for capability in _NETWORK_CAPABILITIES)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    # Two triples of effective, permitted, inheritable: capabilities 0-31 and 32-63.
+    data = struct.pack("=6I", wanted, wanted, wanted, 0, 0, 0)
+    _check(_libc.capset(header, data), "capset")
+    for capability in _NETWORK_CAPABILITIES:
+        _check(
+            _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, ctypes.c_ulong(capability), 0, 0),
+            "prctl(PR_CAP_AMBIENT_RAISE)",
+        )
+
+
+def namespace_fd_of_socket(fd: int) -> int:
+    """Return a new descriptor of the network namespace that a socket lives in (SIOCGSKNS, netdevice(7))."""
+    import fcntl
+
+    return fcntl.ioctl(fd, 0x894C)

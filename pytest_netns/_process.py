@@ -1,0 +1,238 @@
+"""A program in a host, with the contract of ``subprocess.Popen``; started by the helper, not by a fork of this process.
+
+``Popen``'s constructor, pipes and ``communicate`` stay as they are. Replaced is what touches the child: its start
+(``_execute_child``), the wait for it (``_internal_poll``, ``_wait``: the child is not ours, the helper sends its
+status) and signals (by pidfd).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._broker import broker
+from ._errors import NetnsError
+
+if TYPE_CHECKING:
+    from ._fork import Entry
+
+__all__ = ["Popen"]
+
+_SIGNATURE = inspect.signature(subprocess.Popen._execute_child) if hasattr(subprocess.Popen, "_execute_child") else None
+
+
+class Popen(subprocess.Popen[Any]):
+    """A running program; see ``subprocess.Popen``, whose keywords and methods it has.
+
+    Different is only what cannot be the same: ``preexec_fn`` is refused, because the program is not forked from this
+    process; and the program leads a session of its own, so that Ctrl-C and ``kill 0`` stay where they belong.
+    """
+
+    def __init__(self, args: Any, *positional: Any, _entry: Entry, **keywords: Any) -> None:
+        self._entry = _entry
+        self._pidfd = -1
+        self._status: socket.socket | None = None
+        if keywords.get("preexec_fn") is not None or len(positional) > 5:
+            raise NetnsError(
+                "preexec_fn cannot run in a host: its commands are not forked from this process. "
+                "For Python code use host.call(function)"
+            )
+        super().__init__(args, *positional, **keywords)
+
+    def _execute_child(self, *positional: Any, **keywords: Any) -> None:
+        assert _SIGNATURE is not None
+        asked = _SIGNATURE.bind(self, *positional, **keywords).arguments
+        argv = _argv(asked["args"], asked["shell"], asked["executable"])
+        executable = asked["executable"] or argv[0]
+        sys.audit("subprocess.Popen", executable, argv, asked["cwd"], asked["env"])
+        env = asked["env"] if asked["env"] is not None else os.environ
+        encoded_env = {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
+        if any(b"=" in key for key in encoded_env):
+            raise ValueError("illegal environment variable name")
+        placed = _placed(asked)
+        spec = {
+            "argv": [os.fsencode(word) for word in argv],
+            "paths": _paths(executable, asked["env"]),
+            "env": encoded_env,
+            "directory": os.getcwdb(),
+            "cwd": None if asked["cwd"] is None else os.fsencode(asked["cwd"]),
+            "targets": list(placed),
+            "restore_signals": bool(asked["restore_signals"]),
+            "process_group": _process_group(asked),
+            "umask": asked["umask"] if asked["umask"] >= 0 else _own_umask(),
+            "groups": None if asked["gids"] is None else list(asked["gids"]),
+            "gid": asked["gid"],
+            "uid": asked["uid"],
+            "files": self._entry.mounts is not None,
+        }
+        for text in (*spec["argv"], *encoded_env, *encoded_env.values()):
+            if b"\0" in text:
+                raise ValueError("embedded null byte")
+        self._start(spec, list(placed.values()), executable, asked["cwd"])
+        self._close_pipe_fds(  # type: ignore[attr-defined]
+            *(asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
+        )
+
+    def _start(self, spec: dict[str, Any], fds: list[int], executable: Any, cwd: Any) -> None:
+        error_read, error_write = os.pipe2(os.O_CLOEXEC)
+        mine, theirs = socket.socketpair()
+        try:
+            mounts = self._entry.mounts if self._entry.mounts is not None else self._entry.net
+            answer = broker().request("start", spec, fds=[self._entry.net, mounts, error_write, theirs.fileno(), *fds])[1]
+            os.close(error_write)
+            error_write = -1
+            self._pidfd = answer[0]
+            self._status = mine
+            self.pid = _pid_of(self._pidfd)
+            self._child_created = True
+            theirs.close()
+            with open(error_read, "rb", closefd=False) as file:
+                failure = file.read()
+        except BaseException:
+            if self._status is None:
+                mine.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in (error_read, error_write):
+                if fd >= 0:
+                    os.close(fd)
+        if failure:
+            self._wait(None)
+            raise _start_error(failure.decode(errors="replace"), executable, cwd)
+
+    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
+        if self.returncode is None:
+            try:
+                self._take_status(0)
+            except (OSError, ValueError):
+                self.returncode = _deadstate
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._take_status(left):
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def _take_status(self, timeout: float | None) -> bool:
+        """Wait for the helper's word on how the program ended."""
+        if self._status is None:
+            return self.returncode is not None
+        if not select.select([self._status], [], [], timeout)[0]:
+            return False
+        with self._waitpid_lock:  # type: ignore[attr-defined]
+            if self.returncode is None:
+                data = self._status.recv(4)
+                # No word: the helper is gone, and the kernel has killed the program with it.
+                self.returncode = (
+                    os.waitstatus_to_exitcode(int.from_bytes(data, "little")) if len(data) == 4 else -signal.SIGKILL
+                )
+                self._status.close()
+                self._status = None
+                os.close(self._pidfd)
+                self._pidfd = -1
+        return True
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the program, unless it has ended."""
+        self.poll()
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, sig)
+
+    def __del__(self, *args: Any, **keywords: Any) -> None:
+        if getattr(self, "_status", None) is not None and self._internal_poll() is None:
+            # The one thing the base class adds is a list of children to wait for later; this is not our child.
+            warnings.warn(f"program {self.args!r} in {self._entry.where} is still running", ResourceWarning, source=self, stacklevel=2)
+
+
+def _argv(args: Any, shell: bool, executable: Any) -> list[Any]:
+    if isinstance(args, (str, bytes)):
+        argv: list[Any] = [args]
+    elif isinstance(args, os.PathLike):
+        if shell:
+            raise TypeError("path-like args is not allowed when shell is true")
+        argv = [args]
+    else:
+        argv = list(args)
+    if shell:
+        argv = ["/bin/sh", "-c", *argv]
+        if executable:
+            argv[0] = executable
+    return argv
+
+
+def _paths(executable: Any, env: Any) -> list[bytes]:
+    encoded = os.fsencode(executable)
+    if os.path.dirname(encoded):
+        return [encoded]
+    return [os.path.join(os.fsencode(directory), encoded) for directory in os.get_exec_path(env)]
+
+
+def _placed(asked: dict[str, Any]) -> dict[int, int]:
+    """Which of our descriptors becomes which of the program's."""
+    placed: dict[int, int] = {}
+    for target, name in enumerate(("p2cread", "c2pwrite", "errwrite")):
+        fd = asked[name] if asked[name] != -1 else target
+        with contextlib.suppress(OSError):
+            os.fstat(fd)
+            placed[target] = fd
+    kept: Sequence[int] = asked["pass_fds"]
+    if not asked["close_fds"]:
+        kept = [int(name) for name in os.listdir("/proc/self/fd")]
+        kept = [fd for fd in kept if fd > 2 and _inheritable(fd)]
+    placed.update({int(fd): int(fd) for fd in kept})
+    return placed
+
+
+def _inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
+
+
+def _process_group(asked: dict[str, Any]) -> int | None:
+    group: int | None = asked.get("process_group")
+    return None if asked["start_new_session"] or group is None or group < 0 else group
+
+
+def _own_umask() -> int:
+    # os.umask would change it for a moment, in every thread.
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
+
+
+def _pid_of(pidfd: int) -> int:
+    """The number that our own PID namespace knows the process by."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return -1
+
+
+def _start_error(failure: str, executable: Any, cwd: Any) -> Exception:
+    stage, number, *rest = failure.split(maxsplit=2)
+    if not int(number):
+        return subprocess.SubprocessError(f"Exception occurred while starting {executable!r}: {' '.join(rest)}")
+    name = {"cwd": cwd, "exec": executable}.get(stage)
+    message = os.strerror(int(number))
+    return OSError(int(number), message, name) if name is not None else OSError(int(number), message)
