@@ -17,10 +17,26 @@ Sample = dict[str, float]  # what one round took, by part, in microseconds
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A promise, and how to tell whether a comparison keeps it."""
+    """A promise: what is measured of a comparison is no more than a limit."""
 
-    text: str
-    is_met: Callable[[Comparison], bool]
+    what: str
+    limit: float
+    unit: str
+    measure: Callable[[Comparison], float]
+
+    @property
+    def text(self) -> str:
+        """The promise in words."""
+        return f"{self.what} ≤ {self.limit:g} {self.unit}"
+
+    def is_met(self, comparison: Comparison) -> bool:
+        """Whether it is kept."""
+        return self.measure(comparison) <= self.limit
+
+    def verdict(self, comparison: Comparison) -> str:
+        """The promise, whether it is kept, and what was measured."""
+        met = "met" if self.is_met(comparison) else "**missed**"
+        return f"{self.text}: {met}, {self.measure(comparison):.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +77,22 @@ def percentile_99(values: list[float]) -> float:
 
 def ratio_within(limit: float) -> Goal:
     """Promise to take no more than `limit` times what the rival takes."""
-    return Goal(f"≤ {limit:g} x", lambda c: c.ratio <= limit)
+    return Goal("ratio", limit, "x", lambda c: c.ratio)
 
 
 def median_within(milliseconds: float) -> Goal:
     """Promise a median, whatever the rival takes."""
-    return Goal(f"≤ {milliseconds:g} ms", lambda c: c.median <= milliseconds * 1000)
+    return Goal("median", milliseconds, "ms", lambda c: c.median / 1000)
 
 
 def difference_within(milliseconds: float) -> Goal:
     """Promise to add no more than this to what the rival takes."""
-    return Goal(f"+ ≤ {milliseconds:g} ms", lambda c: c.difference <= milliseconds * 1000)
+    return Goal("difference", milliseconds, "ms", lambda c: c.difference / 1000)
 
 
 def p99_within(limit: float) -> Goal:
     """Promise that hardly any round takes more than `limit` times the median."""
-    return Goal(f"p99 ≤ {limit:g} x median", lambda c: c.p99 <= limit * c.median)
+    return Goal("p99", limit, "x median", lambda c: c.p99 / c.median)
 
 
 def in_turn(
@@ -131,7 +147,7 @@ def table(comparisons: list[Comparison]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for c in comparisons:
-        goals = ", ".join(f"{goal.text}: {'met' if goal.is_met(c) else '**missed**'}" for goal in c.goals)
+        goals = "; ".join(goal.verdict(c) for goal in c.goals)
         theirs = f"{milliseconds(statistics.median(c.theirs))} | {milliseconds(percentile_99(c.theirs))}"
         lines.append(
             f"| {c.work} | {milliseconds(c.median)} | {milliseconds(c.p99)} | {c.rival} | {theirs} "

@@ -49,8 +49,8 @@
 enum {
     LO_INDEX = 1,
     BRIDGE_INDEX = 1000,
-    /* Never the same at both ends, as the kernel's own choice would be: it sees no hurry in a link whose index
-     * is its peer's too, and may let a change of its carrier wait for a second. */
+    /* Never the same at both ends, as the kernel's own choice would be: it sees no hurry in a link whose
+     * index is its peer's too, and may let a change of its carrier wait for a second. */
     NEAR_INDEX = 1001,
     PEER_INDEX = 2001,
     MTU = 1500,
@@ -242,8 +242,8 @@ static void set_up(struct batch *batch, int index)
     end_message(batch);
 }
 
-/* Not for the answer's sake: to answer it the kernel does at once what its linkwatch worker would do some time
- * later, and until that is done the first packet is lost, and repeated after a second. */
+/* Not for the answer's sake: to answer it the kernel does at once what its linkwatch worker would do some
+ * time later, and until that is done the first packet is lost, and repeated after a second. */
 static void get_link(struct batch *batch, int index)
 {
     struct ifinfomsg *link = begin_message(batch, RTM_GETLINK, 0, sizeof *link);
@@ -344,7 +344,7 @@ static struct space new_space(const struct options *options, bool is_host)
         return space;
     space.fd = checked(ioctl(space.netlink, SIOCGSKNS), "SIOCGSKNS");
     if (options->ipv6) {
-        /* The larger of `all` and the device's own counts, and it is the device's that comes from `default`. */
+        /* The larger of `all` and the device's own counts, and the device's own comes from `default`. */
         write_file("/proc/sys/net/ipv6/conf/all/accept_dad", "0");
         write_file("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
         address.nl_groups = RTMGRP_IPV6_IFADDR;
@@ -397,12 +397,17 @@ static void settle(struct space *space, int first_index, int count)
 
 /* ------------------------------------------------------------------ echoes */
 
-static uint16_t checksum(const uint16_t *words, size_t count)
+/* RFC 1071 */
+static uint16_t checksum(const void *data, size_t size)
 {
+    const char *bytes = data;
     uint32_t sum = 0;
+    uint16_t word;
 
-    while (count--)
-        sum += *words++;
+    for (size_t at = 0; at < size; at += sizeof word) {
+        memcpy(&word, bytes + at, sizeof word);
+        sum += word;
+    }
     sum = (sum >> 16) + (sum & 0xffff);
     return ~(sum + (sum >> 16));
 }
@@ -427,7 +432,7 @@ static void echo_ipv4(int fd, uint16_t sequence)
     struct icmphdr *reply;
     char bytes[256] __attribute__((aligned(4)));
 
-    request.checksum = checksum((uint16_t *)&request, sizeof request / 2);
+    request.checksum = checksum(&request, sizeof request);
     checked(sendto(fd, &request, sizeof request, 0, (struct sockaddr *)&to, sizeof to), "send an echo request");
     do {
         checked(recv(fd, bytes, sizeof bytes, 0), "wait for an echo reply");

@@ -208,9 +208,9 @@ def reported_rtt(output: str) -> float:
 
 FIRST_PAIR = """
 import time; start = time.perf_counter()
-import sys; sys.path.insert(0, {here!r})
-from pair import our_pair
-with our_pair():
+from pytest_netns import Lab
+with Lab() as lab:
+    lab.pair()
     print(time.perf_counter() - start)
 """
 
@@ -221,48 +221,55 @@ print(time.perf_counter() - start)
 """
 
 
-def said_by(program: str) -> Sample:
+def said_by(program: str, environment: dict[str, str]) -> Sample:
     """Run a Python program that prints the seconds it measured."""
-    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
     return {"call": float(done.stdout.split()[0]) * 1e6}
 
 
 def fresh_processes(rounds: int) -> list[Comparison]:
     """The first pair of a process, and what the plugin costs a session that does not need it."""
-    program = FIRST_PAIR.format(here=str(ROOT / "benchmarks"))
-    ours, theirs = in_turn(lambda: said_by(program), lambda: said_by(IMPORT_PYROUTE2), rounds)
-    first = Comparison(
-        "first pair of a fresh process, imports and helper included", "`import pyroute2` alone",
-        part(ours, "call"), part(theirs, "call"), (median_within(250),),
-    )  # fmt: skip
-    return [first, session_cost(rounds)]
-
-
-def session_cost(rounds: int) -> Comparison:
-    """`pytest --collect-only` over one empty test, with the plugin and without."""
-    with tempfile.TemporaryDirectory(prefix="netns-session-") as directory:
-        tests, bytecode = Path(directory, "tests"), Path(directory, "bytecode")
-        tests.mkdir()
-        (tests / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
-        (tests / "test_empty.py").write_text("def test_empty():\n    pass\n")
+    with tempfile.TemporaryDirectory(prefix="netns-processes-") as directory:
         environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            # Compiled modules are there in real life; here they leave nothing in the checkout.
+            "PYTHONPYCACHEPREFIX": str(Path(directory, "bytecode")),
             # Other plugins of this environment take longer, and vary by more, than what is looked for.
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            # Compiled modules are part of any real session; here they leave nothing in the checkout.
-            "PYTHONPYCACHEPREFIX": str(bytecode),
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        return [first_pair(environment, rounds), session_cost(environment, Path(directory, "tests"), rounds)]
 
-        def collect(plugin: str) -> None:
-            command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", plugin]
-            subprocess.run(command, check=True, cwd=tests, env=environment, stdout=subprocess.DEVNULL)
 
-        return compare(
-            "a session without netns tests, `pytest --collect-only`", "`-p no:netns`",
-            lambda: collect("pytest_netns.plugin"), lambda: collect("no:netns"), rounds, difference_within(5),
-        )  # fmt: skip
+def first_pair(environment: dict[str, str], rounds: int) -> Comparison:
+    """From nothing imported to a pair that can be used."""
+    ours, theirs = in_turn(
+        lambda: said_by(FIRST_PAIR, environment), lambda: said_by(IMPORT_PYROUTE2, environment), rounds
+    )
+    work, rival = "first pair of a fresh process, imports and helper included", "`import pyroute2` alone"
+    return Comparison(work, rival, part(ours, "call"), part(theirs, "call"), (median_within(250),))
+
+
+def session_cost(environment: dict[str, str], tests: Path, rounds: int) -> Comparison:
+    """`pytest --collect-only` over one empty test, with the plugin and without."""
+    tests.mkdir()
+    (tests / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+    (tests / "test_empty.py").write_text("def test_empty():\n    pass\n")
+
+    # PYTEST_PLUGINS and not -p: the latter first looks through all installed packages, as pytest itself does
+    # for installed plugins, whether we are among them or not.
+    with_plugin = {**environment, "PYTEST_PLUGINS": "pytest_netns.plugin"}
+
+    def collect(variables: dict[str, str], *options: str) -> None:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *options]
+        subprocess.run(command, check=True, cwd=tests, env=variables, stdout=subprocess.DEVNULL)
+
+    return compare(
+        "a session without netns tests, `pytest --collect-only`", "`-p no:netns`",
+        lambda: collect(with_plugin), lambda: collect(environment, "-p", "no:netns"), rounds, difference_within(5),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- the report

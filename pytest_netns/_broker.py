@@ -1,31 +1,39 @@
 """The way to the helper: started at first use, one for a process and its forks; requests in, descriptors out.
 
-Every process and every thread may ask. A process speaks over a channel of its own: a fork's first request opens one
-through the *lobby*, a datagram socket that all share and on which one message is one send, so nothing can mix.
-A request that is interrupted half-way throws its channel away; the next request opens another.
+Every process and every thread may ask. A process speaks over a channel of its own: a fork's first request
+opens one through the *lobby*, a datagram socket that all share and on which one message is one send, so
+nothing can mix. A request that is interrupted half-way throws its channel away; the next one opens another.
+
+A helper that is gone takes its networks with it, and they say so. The next network starts a new helper.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
+import select
 import socket
-import subprocess
+import struct
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import _channel, _probe
 from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout
+from ._launch import launch
 
-__all__ = ["Broker", "broker", "shut_down"]
+__all__ = ["Broker", "broker", "shut_down", "start"]
 
 # The kernel's own clean-up of old networks has been seen to hold the lock that a request needs for 8 s.
 _REQUEST_LIMIT = 120.0
-_BOOT = "import sys; sys.path.append({root!r}); from pytest_netns._helper import main; main({arguments})"
+_RAISED = {kind.__name__: kind for kind in (TypeError, ValueError, OverflowError)}
+
+
+class _RefusedError(Exception):
+    """The helper could not be what it has to be here; the kernel's number, and the step."""
 
 
 class Broker:
@@ -34,80 +42,163 @@ class Broker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._channel: socket.socket | None = None
-        self._log = os.memfd_create("netns-helper-log", os.MFD_CLOEXEC)
-        names_read, self._names = os.pipe2(os.O_CLOEXEC)
-        self._lobby, lobby = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel, first = _new_channel()
-        watched = _processes_to_outlive()
-        inherited = [lobby.fileno(), first.fileno(), names_read]
-        flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
-        arguments = ", ".join([*map(str, inherited), str(watched)])
-        root = str(Path(__file__).resolve().parent.parent)
-        try:
-            # A session of its own: Ctrl-C and a kill of the test's process group leave it time to end what is inside.
-            self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", _BOOT.format(root=root, arguments=arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=[*inherited, *watched],
-                start_new_session=True,
-                cwd="/",
-            )
-        finally:
-            for fd in (*watched, names_read):
-                os.close(fd)
-            lobby.close()
-            first.close()
+        self._facts: dict[str, Any] | None = None
+        self._namespaces: list[int] = []
+        self._said: str | None = None  # once it is over
         self.owner = os.getpid()
-        facts, (self.user, self.pid) = self.request("hello")
-        #: Whether a user namespace had to be made.
-        self.rootless: bool = facts["rootless"]
-        self.ipv6: bool = facts["ipv6"]
-        self.own_proc: bool = facts["own_proc"]
+        with contextlib.ExitStack() as undo:
+            self._log = os.memfd_create("netns-helper-log", os.MFD_CLOEXEC)
+            undo.callback(os.close, self._log)
+            self._lobby, lobby = _socket_pair(socket.SOCK_SEQPACKET)
+            undo.callback(self._lobby.close)
+            with lobby:
+                self._names, names = _socket_pair(socket.SOCK_SEQPACKET)
+                undo.callback(self._names.close)
+                with names:
+                    self._channel, first = _new_channel()
+                    undo.callback(self._drop_channel)
+                    with first:
+                        self._process = launch(lobby.fileno(), first.fileno(), names.fileno(), self._log)
+            self._ended = os.pidfd_open(self._process.pid)
+            undo.pop_all()
+
+    def greet(self) -> None:
+        """Wait until the helper has started; may be called again.
+
+        Raises:
+            _RefusedError: This machine does not allow it.
+        """
+        with self._lock:
+            if self._facts is None:
+                self._facts, self._namespaces = self._ask("hello", (), ())
+                #: Whether a user namespace had to be made.
+                self.rootless: bool = self._facts["rootless"]
+                self.ipv6: bool = self._facts["ipv6"]
+                self.own_proc: bool = self._facts["own_proc"]
+
+    @property
+    def user(self) -> int:
+        """Descriptor of the user namespace that owns the networks; it stays ours.
+
+        Raises:
+            NetnsError: The helper has ended.
+        """
+        return self._namespace(0)
+
+    @property
+    def pid(self) -> int:
+        """Descriptor of the PID namespace that everything inside is in; see :attr:`user`."""
+        return self._namespace(1)
+
+    def _namespace(self, number: int) -> int:
+        if self._said is not None:
+            raise NetnsError(self._last_words())
+        return self._namespaces[number]
 
     def request(self, verb: str, *arguments: object, fds: Sequence[int] = ()) -> tuple[Any, list[int]]:
         """Ask the helper for something; return its value and the descriptors, which the caller then owns.
 
         Raises:
             KernelError: The kernel refused what was asked.
+            TypeError, ValueError, OverflowError: No system call takes such a value.
             NetnsError: The helper has ended.
         """
         with self._lock:
-            if self._channel is None:
-                self._channel = self._open_channel()
-            try:
-                _channel.send(self._channel, (verb, *arguments), fds)
-                (outcome, *values), answer = _channel.receive(self._channel)
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                self._drop_channel()
-                raise NetnsError(self._last_words()) from None
-            except TimeoutError:
-                self._drop_channel()
-                raise WaitTimeout(f"the helper did not answer {verb!r} within {_REQUEST_LIMIT:g} s") from None
-            except BaseException:
-                self._drop_channel()
-                raise
+            return self._ask(verb, arguments, fds)
+
+    def _ask(self, verb: str, arguments: Sequence[object], fds: Sequence[int]) -> tuple[Any, list[int]]:
+        if self._channel is None:
+            self._channel = self._open_channel()
+        try:
+            _channel.send(self._channel, (verb, *arguments), fds)
+            (outcome, *values), answer = _channel.receive(self._channel)
+        except _channel.TruncatedError:
+            _raise_too_many_files(verb)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._drop_channel()
+            raise NetnsError(self._last_words()) from None
+        except BlockingIOError:  # SO_RCVTIMEO, SO_SNDTIMEO
+            self._drop_channel()
+            raise WaitTimeout(f"the helper did not answer {verb!r} within {_REQUEST_LIMIT:g} s") from None
+        except BaseException:
+            self._drop_channel()
+            raise
+        if outcome == "ok":
+            return values[0], answer
+        if outcome == "unavailable":
+            raise _RefusedError(*values)
         if outcome == "error":
             raise KernelError(*values)
-        return values[0], answer
+        raise _RAISED.get(values[0], NetnsError)(f"{verb} {arguments!r}: {values[1]}")
 
-    def note_name(self, path: str, *, taken: bool) -> None:
-        """Tell the helper's outer half of a name it must take away if we cannot."""
-        os.write(self._names, b"%c%s\n" % (b"+" if taken else b"-", os.fsencode(path)))
+    def end_processes(self, kind: str, inodes: Sequence[int]) -> int:
+        """Kill every process in these namespaces, wait until all are gone, and return how many there were.
+
+        A helper that is gone has taken them along.
+        """
+        try:
+            return int(self.request("end", kind, list(inodes))[0])
+        except NetnsError:
+            if self.alive():
+                raise
+            return 0
+
+    def bind_name(self, path: str, namespace: int) -> None:
+        """Have the helper's outer half give a namespace a name, and take it away if we cannot.
+
+        Raises:
+            KernelError: ``errno`` is EEXIST if the name is taken.
+        """
+        self._ask_for_name(b"+", path, [namespace])
+
+    def unbind_name(self, path: str) -> None:
+        """Take it away, if it is still ours; where the helper is gone it has done so already."""
+        with contextlib.suppress(NetnsError):
+            self._ask_for_name(b"-", path, [])
+
+    def _ask_for_name(self, verb: bytes, path: str, fds: list[int]) -> None:
+        # Forks share this socket, so each answer comes over a pipe of its own.
+        answer, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                socket.send_fds(self._names, [verb + os.fsencode(path)], [theirs, *fds])
+            except (BrokenPipeError, ConnectionResetError):
+                raise NetnsError(self._last_words()) from None
+            finally:
+                os.close(theirs)
+            number = os.read(answer, 4)
+        finally:
+            os.close(answer)
+        if not number:
+            raise NetnsError(self._last_words())
+        code = int.from_bytes(number, sys.byteorder)
+        if code:
+            raise KernelError(code, os.strerror(code), path)
 
     def alive(self) -> bool:
-        """Whether the helper still runs."""
-        return self._process.returncode is None and self._process.poll() is None
+        """Whether the helper still runs; forks may ask, too."""
+        if self._said is not None:
+            return False
+        poll = select.poll()
+        poll.register(self._ended, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """End the helper and with it everything inside; returns when all of it is gone."""
         with contextlib.suppress(OSError):
             self._lobby.send(b"q")
-        self._process.wait(_REQUEST_LIMIT)
+        try:
+            self._process.wait(_REQUEST_LIMIT)
+        finally:
+            self._let_go()
+
+    def let_go(self) -> None:
+        """Give up on a helper that has ended by itself, or that is the parent's."""
+        if self.owner == os.getpid():
+            self._process.poll()  # reaps it
+        else:
+            self._process.returncode = 0  # not our child, which Popen need not complain of
         self._let_go()
-        for fd in (self._names, self._log, self.user, self.pid):
-            os.close(fd)
 
     def after_fork(self) -> None:
         """In a forked child: keep what is shared, let go of what is the parent's."""
@@ -115,8 +206,13 @@ class Broker:
         self._drop_channel()
 
     def _let_go(self) -> None:
-        self._drop_channel()
-        self._lobby.close()
+        if self._said is None:
+            self._said = self._read_log()
+            self._drop_channel()
+            self._lobby.close()
+            self._names.close()
+            for fd in (self._log, self._ended, *self._namespaces):
+                os.close(fd)
 
     def _drop_channel(self) -> None:
         channel, self._channel = self._channel, None
@@ -134,28 +230,66 @@ class Broker:
         return mine
 
     def _last_words(self) -> str:
-        said = os.pread(self._log, 65536, 0).decode(errors="replace").strip()
-        return "the helper process has ended, and with it every network it held" + (f"; it said:\n{said}" if said else "")
+        said = self._read_log() if self._said is None else self._said
+        return "the helper process has ended, and with it every network it held" + (
+            f"; it said:\n{said}" if said else ""
+        )
+
+    def _read_log(self) -> str:
+        return os.pread(self._log, 65536, 0).decode(errors="replace").strip()
+
+
+def _raise_too_many_files(verb: str) -> NoReturn:
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raise KernelError(
+        errno.EMFILE,
+        f"{verb}: this process may have {limit} files open and has reached that. "
+        f"Close networks that are no longer needed, or type: ulimit -n {max(4096, 4 * limit)}",
+    )
+
+
+def _socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
+    """Two sockets that block, whatever ``socket.setdefaulttimeout`` says; both ends would see that."""
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for sock in pair:
+        sock.settimeout(None)
+    return pair
 
 
 def _new_channel() -> tuple[socket.socket, socket.socket]:
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    mine.settimeout(_REQUEST_LIMIT)
+    mine, theirs = _socket_pair(socket.SOCK_STREAM)
+    # By the kernel: Python's own time-outs poll before each read and write, which doubles the system calls.
+    limit = struct.pack("ll", int(_REQUEST_LIMIT), 0)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        mine.setsockopt(socket.SOL_SOCKET, option, limit)
     return mine, theirs
-
-
-def _processes_to_outlive() -> list[int]:
-    """Pidfds of the processes whose end is the end of the helper."""
-    pids = [os.getpid()]
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # A worker whose controller was killed would live on until its test is over.
-        pids.append(os.getppid())
-    return [os.pidfd_open(pid) for pid in pids]
 
 
 _current: Broker | None = None
 _unavailable: str | None = None
 _start_lock = threading.Lock()
+
+
+def start() -> Broker:
+    """Begin to start this process's helper, if need be; what it takes to start is for the caller to use.
+
+    Raises:
+        NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
+    """
+    global _current, _unavailable  # noqa: PLW0603 - one helper a process is the point
+    with _start_lock:
+        if _current is not None and not _current.alive():
+            _current.let_go()
+            _current = None
+        if _current is None:
+            if _unavailable is None:
+                _unavailable = _probe.unsupported_platform()
+            if _unavailable is not None:
+                raise NamespacesUnavailable(_unavailable)
+            _current = Broker()
+        return _current
 
 
 def broker() -> Broker:
@@ -164,30 +298,32 @@ def broker() -> Broker:
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
     """
-    global _current, _unavailable  # noqa: PLW0603 - one helper a process is the point
-    if _current is not None:
-        return _current
-    with _start_lock:
-        if _current is None:
-            if _unavailable is None:
-                _unavailable = _probe.unsupported_platform()
-            if _unavailable is None:
-                try:
-                    _current = Broker()
-                except KernelError as error:
-                    _unavailable = _probe.explain(error.errno or 0, str(error.strerror).split(":")[0])
-            if _current is None:
-                raise NamespacesUnavailable(_unavailable)
-        return _current
+    global _current, _unavailable  # noqa: PLW0603
+    found = start()
+    try:
+        found.greet()
+    except _RefusedError as refused:
+        number, step = refused.args
+        with _start_lock:
+            if _current is found:
+                _current = None
+                found.close()
+            _unavailable = _probe.explain(number, str(step).split(":")[0])
+        raise NamespacesUnavailable(_unavailable) from None
+    return found
 
 
 def shut_down() -> None:
     """End this process's helper, if it has one; the next use starts another."""
-    global _current  # noqa: PLW0603
+    global _current
     with _start_lock:
-        if _current is not None and _current.owner == os.getpid():
-            _current.close()
-        _current = None
+        ended, _current = _current, None
+        if ended is None:
+            return
+        if ended.owner == os.getpid():
+            ended.close()
+        else:
+            ended.let_go()
 
 
 def _after_fork_in_child() -> None:

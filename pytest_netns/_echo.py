@@ -15,17 +15,17 @@ import os
 import select
 import socket
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["ECHO", "LARGEST", "Answer", "Exchange", "Host", "Place", "Remark", "open_sockets"]
+__all__ = ["ECHO", "LARGEST", "Answer", "Exchange", "Host", "Place", "open_sockets", "own_identifier"]
 
 #: By IP version: the type of an echo, of its reply, and of the errors that may quote an echo.
 ECHO, _REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
+_PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 _ERRORS = {4: (3, 5, 11, 12), 6: (1, 2, 3, 4)}
 _REDIRECT = 5  # of IPv4: advice to the sender, while the packet itself goes on to its target
 #: What fits into one datagram: 65,535 less both headers; IPv6 does not count its own (RFC 8200, 3).
@@ -34,6 +34,7 @@ LARGEST = {4: 65_507, 6: 65_527}
 _SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER, _IPV6_CHECKSUM, _IPV6_FRAGMENT = 255, 1, 1, 7, 44
 #: Without an interval the next echo waits this many seconds for the answer to the one before (`ping -f`).
 _PATIENCE = 0.01
+_INT = struct.Struct("@i")
 
 
 class Host(Protocol):
@@ -80,20 +81,37 @@ class Remark(NamedTuple):
     data: bytes
 
 
+#: The identifiers of the pings that this process has under way, so that pings from threads keep apart.
+_taken: dict[bytes, object] = {}
+
+
+@contextmanager
+def own_identifier() -> Iterator[bytes]:
+    """Hold two bytes that no other ping of this process has. No lock is used: a fork might copy it held.
+
+    Not from `random`: a test's seed must not be used up here, nor give two processes equal numbers.
+    """
+    mark = object()
+    while _taken.setdefault(identifier := os.urandom(2), mark) is not mark:
+        pass
+    try:
+        yield identifier
+    finally:
+        del _taken[identifier]
+
+
 @contextmanager
 def open_sockets(source: Host, version: int, ttl: int, timeout: float) -> Iterator[tuple[_Socket, _Socket]]:
     """Open what echoes leave by and what answers come in by; filters keep other ICMP out of the queues."""
     wanted = (_REPLY[version], *_ERRORS[version])
     with ExitStack() as stack:
         if version == 4:
-            talk = listen = stack.enter_context(
-                source.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-            )
+            talk = listen = stack.enter_context(source.socket(socket.AF_INET, socket.SOCK_RAW, _PROTOCOL[4]))
             listen.setsockopt(_SOL_RAW, _ICMP_FILTER, _all_but(wanted, words=1))
             talk.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         else:  # two: the kernel is to fill in the checksums of echoes, yet not to hide replies with a bad one
             talk, listen = (
-                stack.enter_context(source.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
+                stack.enter_context(source.socket(socket.AF_INET6, socket.SOCK_RAW, _PROTOCOL[6]))
                 for _ in range(2)
             )
             talk.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _all_but((), words=8))
@@ -129,6 +147,7 @@ class Exchange:
         self,
         place: Place,
         sockets: tuple[_Socket, _Socket],
+        identifier: bytes,
         *,
         size: int,
         timeout: float,
@@ -139,10 +158,10 @@ class Exchange:
         self._place, self._size, self._timeout = place, size, timeout
         self._talk, self._listen = sockets
         self._head, self._checksum, self._on_refusal = head, checksum, on_refusal
-        # Not from `random`: a test's seed must not be used up here, nor give two processes equal numbers.
-        self._identifier = os.urandom(2)
+        self._identifier = identifier
         self._filler = os.urandom(8) + bytes(range(256)) * (size // 256 + 1)
-        self._departures: dict[int, float] = {}
+        #: When each echo that the kernel took left, by the clock of `time.perf_counter`.
+        self.departures: dict[int, float] = {}
         self._open: dict[int, float] = {}  # the departures that still wait
         self._answers: dict[int, Answer] = {}
         self._remarks: list[Remark] = []
@@ -167,11 +186,6 @@ class Exchange:
             return str(self._talk.getsockname()[0])
         return None
 
-    @property
-    def sent(self) -> int:
-        """How many echoes the kernel took."""
-        return len(self._departures)
-
     def answers(self) -> tuple[Answer, ...]:
         """Return the proper replies in the order of their echoes."""
         return tuple(self._answers[echo] for echo in sorted(self._answers))
@@ -182,7 +196,7 @@ class Exchange:
         A raw socket hears the replies to all pings of its host. One with another identifier is ours, gone
         wrong, if it carries our payload; others are worth a word only if there is nothing else to show.
         """
-        missing = self._departures.keys() - self._answers.keys()
+        missing = self.departures.keys() - self._answers.keys()
         ours, others = [], []
         for identifier, packet in self._strangers.items():
             message, sender = _message(packet), _text(_sender(packet))
@@ -210,7 +224,7 @@ class Exchange:
         except OSError as error:
             self._on_refusal(echo, error)
         else:
-            self._departures[echo] = self._open[echo] = departure
+            self.departures[echo] = self._open[echo] = departure
 
     def _wait(self, until: float, *, idle: bool) -> None:
         """Judge what comes until the time given; if `idle`, only as long as an echo may still be answered."""
@@ -236,9 +250,8 @@ class Exchange:
             while True:
                 data, extra, _, sender = self._listen.recvmsg(65_535, 256, socket.MSG_DONTWAIT)
                 found = {kind: value for _, kind, value in extra}
-                hops, traffic = (
-                    int.from_bytes(found[kind], sys.byteorder)
-                    for kind in (socket.IPV6_HOPLIMIT, socket.IPV6_TCLASS)
+                (hops,), (traffic,) = map(
+                    _INT.unpack, (found[socket.IPV6_HOPLIMIT], found[socket.IPV6_TCLASS])
                 )
                 head = struct.pack("!IHBB", 6 << 28 | traffic << 20, len(data), socket.IPPROTO_ICMPV6, hops)
                 origin = socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0])
@@ -246,21 +259,18 @@ class Exchange:
 
     def _judge(self, packet: bytes, now: float) -> None:
         message = _message(packet)
-        if len(message) < 8:
-            return
-        if message[0] != _REPLY[self._place.version]:
+        if len(message) < 8 or message[0] != _REPLY[self._place.version]:
             self._judge_error(packet, message)
             return
         echo = int.from_bytes(message[6:8], "big")
-        sender = _sender(packet)
         if message[4:6] != self._identifier:
-            if sender == self._place.packed:
+            if _sender(packet) == self._place.packed:
                 self._strangers.setdefault(message[4:6], packet)
         elif fault := next(self._faults(echo, packet, now), None):
-            about = echo if echo in self._departures else None
-            self._remarks.append(Remark(about, _text(sender), fault, packet))
+            about = echo if echo in self.departures else None
+            self._remarks.append(Remark(about, _text(_sender(packet)), fault, packet))
         else:
-            self._answers[echo] = Answer(echo, now - self._departures[echo], packet)
+            self._answers[echo] = Answer(echo, now - self.departures[echo], packet)
             self._open.pop(echo, None)
 
     def _faults(self, echo: int, packet: bytes, now: float) -> Iterator[str]:
@@ -269,7 +279,7 @@ class Exchange:
         body = self._body(echo)
         if not self._sum_is_right(packet):
             yield f"reply with a bad ICMP checksum, 0x{message[2:4].hex()}"
-        if echo not in self._departures:
+        if echo not in self.departures:
             yield f"reply with sequence number {echo}, which had not been sent"
             return
         if _sender(packet) != self._place.packed:
@@ -284,12 +294,11 @@ class Exchange:
             yield f"reply with an altered payload: byte {at} is 0x{got:02x} instead of 0x{wanted:02x}"
         if echo in self._answers:
             yield "repeated reply"
-        if (took := now - self._departures[echo]) > self._timeout:
+        if (took := now - self.departures[echo]) > self._timeout:
             yield f"late reply, after {took:.3f} s"
 
     def _judge_error(self, packet: bytes, message: bytes) -> None:
-        echo = self._quoted(message[8:])
-        if echo is None:
+        if (echo := self._quoted(message[8:])) is None:
             return
         text = None
         if not self._sum_is_right(packet):
@@ -306,17 +315,16 @@ class Exchange:
             at, protocol, target = 40, quote[6:7], quote[24:40]
             if protocol[:1] == bytes([_IPV6_FRAGMENT]):
                 at, protocol = 48, quote[40:41]
-        wanted = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}[self._place.version]
         inner = quote[at : at + 8]
         echo = int.from_bytes(inner[6:8], "big")
-        ours = (
-            protocol == bytes([wanted])
+        is_ours = (
+            protocol == bytes([_PROTOCOL[self._place.version]])
             and target == self._place.packed
             and inner[:1] == self._head[:1]
             and inner[4:6] == self._identifier
-            and echo in self._departures
+            and echo in self.departures
         )
-        return echo if ours else None
+        return echo if is_ours else None
 
     def _sum_is_right(self, packet: bytes) -> bool:
         message = _message(packet)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _netlink
-from ._errors import NetnsError
+from ._errors import KernelError, NetnsError
 
 if TYPE_CHECKING:
     from ._namespace import Namespace
@@ -63,6 +64,12 @@ class Interface:
         Raises:
             NetnsError: It is gone.
         """
+        try:
+            # Has the kernel work off a change that it has not told yet, so that carrier and operstate agree.
+            self._namespace.netlink.batch([_netlink.get_link(self.index)])
+        except KernelError as error:
+            if error.errno != errno.ENODEV:
+                raise
         for state in read_states(self._namespace):
             if state.index == self.index:
                 return state
@@ -95,7 +102,6 @@ def _state(message: Any) -> InterfaceState:
     kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
     data = info.get_attr("IFLA_INFO_DATA") if info and kind == "bridge" else None
     counters = message.get_attr("IFLA_STATS64") or {}
-    identity = data.get_attr("IFLA_BR_BRIDGE_ID") if data else None
     return InterfaceState(
         name=message.get_attr("IFLA_IFNAME"),
         index=message["index"],
@@ -109,6 +115,13 @@ def _state(message: Any) -> InterfaceState:
         master=message.get_attr("IFLA_MASTER"),
         rx_packets=counters.get("rx_packets", 0),
         tx_packets=counters.get("tx_packets", 0),
-        bridge_id=None if identity is None else f"{socket.ntohs(identity['prio']):04x}.{identity['addr'].replace(':', '')}",
+        bridge_id=None if data is None else _bridge_id(data.get_attr("IFLA_BR_BRIDGE_ID")),
         stp=None if data is None else bool(data.get_attr("IFLA_BR_STP_STATE")),
     )
+
+
+def _bridge_id(value: Any) -> str | None:
+    """A bridge's id as ``brctl show`` writes it: priority, then MAC (IEEE 802.1D)."""
+    if value is None:
+        return None
+    return f"{socket.ntohs(value['prio']):04x}.{value['addr'].replace(':', '')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,8 @@ class Pair:
 class Lab:
     """Networks that live and die together; the plain Python form of the fixtures.
 
-    ``with Lab() as lab: beijing, shanghai = lab.pair()``. What a lab has made is gone when the block is left, and also
-    when the process is gone, however it went.
+    ``with Lab() as lab: beijing, shanghai = lab.pair()``. What a lab has made is gone when the block is left,
+    and also when the process is gone, however it went.
 
     Args:
         named: Give every namespace a name that ``ip netns`` shows (needs root). Taken names are an error.
@@ -124,7 +124,9 @@ class Lab:
         with contextlib.ExitStack() as undo:
             namespaces = self._namespaces(names, undo)
             addresses = _addresses(plan)
-            hosts = {name: Host(name, namespaces[name], tuple(addresses.get(name, ()))) for name in plan.hosts}
+            hosts = {
+                name: Host(name, namespaces[name], tuple(addresses.get(name, ()))) for name in plan.hosts
+            }
             bridges = {name: Bridge(name, namespaces[name]) for name in plan.bridges}
             _configure(plan, namespaces)
             undo.pop_all()
@@ -167,54 +169,61 @@ def _addresses(plan: Plan) -> dict[str, list[str]]:
 
 
 def _configure(plan: Plan, namespaces: dict[str, Namespace]) -> None:
-    """Three rounds, each one send for a namespace: bridges and cables; hosts; then see that all is ready."""
-    create: dict[str, list[_netlink.Request]] = {name: [] for name in namespaces}
-    for name in plan.bridges:
-        create[name].append(_netlink.add_bridge(name, plan.bridge_index))
+    """Ask the kernel for all of it: one send for a namespace and round."""
+    _make_bridges_and_cables(plan, namespaces)
+    near: dict[str, list[End]] = {name: [] for name in namespaces}
+    far: dict[str, list[End]] = {name: [] for name in namespaces}
     for cable in plan.cables:
-        near, far = cable.ends
-        fd = namespaces[far.place].fileno()
-        create[near.place].append(_netlink.add_veth(_end(near), _end(far), cable.mtu, fd))
-    for name, requests in create.items():
-        if requests:
-            namespaces[name].netlink.batch(requests)
-    ends: dict[str, list[tuple[End, bool]]] = {name: [] for name in namespaces}
-    for cable in plan.cables:
-        ends[cable.near.place].append((cable.near, False))
-        ends[cable.far.place].append((cable.far, True))
-    answers = {name: namespaces[name].netlink.batch(_settle(ends[name])) for name in plan.hosts}
+        near[cable.near.place].append(cable.near)
+        far[cable.far.place].append(cable.far)
+    answers: dict[str, list[bytes]] = {}
+    for name in plan.hosts:
+        answers[name] = namespaces[name].netlink.batch(_settle(near[name], far[name]))
     for name in plan.bridges:
-        reads = [_netlink.get_link(end.index) for end, _ in ends[name]]
-        answers[name] = namespaces[name].netlink.batch([*reads, _netlink.get_link(plan.bridge_index)])
-    for name in namespaces:
-        indexes = [end.index for end, _ in ends[name]]
-        namespaces[name].netlink.wait_ready(indexes, answers[name], _six(ends[name]))
+        # After the hosts: a port has a carrier only once the far end is up.
+        indexes = [*(end.index for end in near[name]), plan.bridge_index]
+        answers[name] = namespaces[name].netlink.batch([_netlink.get_link(index) for index in indexes])
+    for name, namespace in namespaces.items():
+        ends = near[name] + far[name]
+        namespace.netlink.wait_ready([end.index for end in ends], answers[name], _six(ends))
+
+
+def _make_bridges_and_cables(plan: Plan, namespaces: dict[str, Namespace]) -> None:
+    requests: dict[str, list[_netlink.Request]] = {name: [] for name in namespaces}
+    for name in plan.bridges:
+        requests[name].append(_netlink.add_bridge(name, plan.bridge_index))
+    for cable in plan.cables:
+        fd = namespaces[cable.far.place].fileno()
+        requests[cable.near.place].append(_netlink.add_veth(_end(cable.near), _end(cable.far), cable.mtu, fd))
+    for name, batch in requests.items():
+        if batch:
+            namespaces[name].netlink.batch(batch)
 
 
 def _end(end: End) -> _netlink.End:
     return _netlink.End(end.name, end.index, end.mac, end.master)
 
 
-def _settle(ends: list[tuple[End, bool]]) -> list[_netlink.Request]:
+def _settle(near: list[End], far: list[End]) -> list[_netlink.Request]:
     """A host's own part: loopback up, interfaces up where they are not yet, read, addressed."""
-    requests = [_netlink.set_link(1, up=True, what="set lo up")]
-    for end, is_far in ends:
-        if is_far:
-            requests.append(_netlink.set_link(end.index, up=True, what=f"set {end.name} up"))
-    for end, _ in ends:
-        # Before the addresses: an IPv6 address can become usable only on an interface that is ready.
-        requests.append(_netlink.get_link(end.index))
-    for end, _ in ends:
-        for address in end.addresses:
-            plain, prefix = address.split("/")
-            requests.append(_netlink.add_address(end.index, plain, int(prefix)))
-    return requests
-
-
-def _six(ends: list[tuple[End, bool]]) -> list[tuple[int, bytes]]:
+    ends = near + far
     return [
-        (end.index, ipaddress.ip_address(address.split("/")[0]).packed)
-        for end, _ in ends
+        _netlink.set_link(1, up=True, what="set lo up"),
+        *(_netlink.set_link(end.index, up=True, what=f"set {end.name} up") for end in far),
+        # Before the addresses: an IPv6 address becomes usable only on an interface that is ready.
+        *(_netlink.get_link(end.index) for end in ends),
+        *(
+            _netlink.add_address(end.index, plain, int(prefix))
+            for end in ends
+            for plain, prefix in (address.split("/") for address in end.addresses)
+        ),
+    ]
+
+
+def _six(ends: list[End]) -> list[tuple[int, bytes]]:
+    return [
+        (end.index, socket.inet_pton(socket.AF_INET6, address.split("/")[0]))
+        for end in ends
         for address in end.addresses
         if ":" in address
     ]

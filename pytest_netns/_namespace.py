@@ -16,6 +16,8 @@ from ._plan import check_host_name
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._broker import Broker
+
 __all__ = ["Namespace"]
 
 #: Where ip-netns(8) keeps names.
@@ -25,8 +27,8 @@ _NAMES = Path("/run/netns")
 class Namespace:
     """One Linux network namespace, held by a descriptor.
 
-    It lives as long as something holds it: this object, a process or a socket inside, a name. Nothing is written
-    anywhere unless ``name`` is given: then ``ip netns`` sees it too, until :meth:`close`.
+    It lives as long as something holds it: this object, a process or a socket inside, a name. Nothing is
+    written anywhere unless ``name`` is given: then ``ip netns`` sees it too, until :meth:`close`.
 
     Args:
         name: A name for ip-netns(8); needs root.
@@ -61,26 +63,36 @@ class Namespace:
 
     @classmethod
     def attach(
-        cls, name: str | None = None, *, path: str | os.PathLike[str] | None = None, pid: int | None = None, fd: int | None = None
+        cls,
+        name: str | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        pid: int | None = None,
+        fd: int | None = None,
     ) -> Self:
-        """Hold a namespace that exists: by ip-netns(8) name, by path, of a process, or by descriptor (duplicated).
+        """Hold a namespace that exists: by ip-netns(8) name, path, process, or descriptor (duplicated).
 
         Closing lets go of it and removes nothing. As with ip(8), a name with a ``/`` in it is a path.
 
         Raises:
             FileNotFoundError: There is no such name or path; the message lists the names there are.
             ProcessLookupError: There is no such process.
+            PlanError: What is given cannot be a name, path, process or descriptor.
             NetnsError: It exists, but is not a network namespace, or the kernel does not let us in.
         """
-        given = {key: value for key, value in {"name": name, "path": path, "pid": pid, "fd": fd}.items() if value is not None}
+        given = {"name": name, "path": path, "pid": pid, "fd": fd}
+        given = {word: value for word, value in given.items() if value is not None}
         if len(given) != 1:
             raise PlanError(f"attach takes exactly one of name, path, pid and fd, not {given or 'none'}")
+        held = broker()
         own, what = _open(name, path, pid, fd)
         try:
-            netlink = broker().request("netlink", fds=[own])[1][0]
+            netlink = held.request("netlink", fds=[own])[1][0]
         except KernelError as error:
             os.close(own)
-            why = "it is not one" if error.errno == errno.EINVAL else error.strerror
+            why = "it is not one" if error.errno == errno.EINVAL else str(error.strerror)
+            if error.errno == errno.EPERM and held.rootless:
+                why += "; without root only namespaces made here can be"
             raise NetnsError(f"{what} cannot be entered as a network namespace: {why}") from None
         except BaseException:
             os.close(own)
@@ -96,7 +108,7 @@ class Namespace:
     def _own(self, fd: int, netlink: int, name: str | None) -> None:
         self._fd = fd
         self._name = name
-        self._bound = False
+        self._bound: Broker | None = None
         self._netlink = Netlink(netlink)
         #: Inode of the namespace's nsfs file: its identity, the number in ``/proc/PID/ns/net``.
         self.id: int = os.fstat(fd).st_ino
@@ -134,8 +146,7 @@ class Namespace:
         fd, self._fd = self._fd, -1
         self._netlink.close()
         os.close(fd)
-        if self._bound:
-            self._unbind()
+        self._unbind()
 
     def __enter__(self) -> Self:
         return self
@@ -148,61 +159,54 @@ class Namespace:
         return f"<Namespace {self._name + ' ' if self._name else ''}net:[{self.id}]{state}>"
 
     def _bind(self, name: str) -> None:
-        from . import _kernel
-
         held = broker()
-        if held.rootless or os.geteuid() != 0:
+        if held.rootless:
             raise NetnsError(
-                f"a name for the namespace {name!r} in {_NAMES} needs root, and this process is not. "
-                "Leave the name out, or run as root: sudo env PATH=$PATH pytest …"
+                f"a name for the namespace {name!r} in {_NAMES} needs root (CAP_SYS_ADMIN), "
+                "and this process has none. Leave the name out, or run as root: sudo env PATH=$PATH pytest …"
             )
-        if not _NAMES.exists():
-            held.note_name(f"{_NAMES}/", taken=True)
-            _NAMES.mkdir(mode=0o755, exist_ok=True)
-        path = _NAMES / name
+        path = str(_NAMES / name)
         try:
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
-        except FileExistsError:
-            raise FileExistsError(
-                17, f"a namespace named {name!r} exists already; to remove it: ip netns del {name}", str(path)
-            ) from None
-        held.note_name(str(path), taken=True)
-        self._bound = True
-        try:
-            _kernel.bind_name(self.fileno(), str(path))
-        except BaseException:
-            path.unlink()
-            held.note_name(str(path), taken=False)
-            self._bound = False
-            raise
+            held.bind_name(path, self.fileno())
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            message = f"a namespace named {name!r} exists already; to remove it: ip netns del {name}"
+            raise FileExistsError(errno.EEXIST, message, path) from None
+        self._bound = held
 
     def _unbind(self) -> None:
-        from . import _kernel
-
-        path = _NAMES / str(self._name)
-        self._bound = False
-        # Somebody may have said ``ip netns del`` meanwhile, and that is all right.
-        with contextlib.suppress(KernelError):
-            _kernel.unbind_name(str(path))
-        path.unlink(missing_ok=True)
-        broker().note_name(str(path), taken=False)
+        held, self._bound = self._bound, None
+        if held is not None:
+            with contextlib.suppress(OSError):  # the helper has been shut down, and took the name with it
+                held.unbind_name(str(_NAMES / str(self._name)))
 
 
-def _open(name: str | None, path: Any, pid: int | None, fd: int | None) -> tuple[int, str]:
+def _open(name: Any, path: Any, pid: Any, fd: Any) -> tuple[int, str]:
+    """Open what was given; return the descriptor, and the words for it."""
     if fd is not None:
-        if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
-            raise PlanError(f"fd {fd!r}: expected a descriptor")
-        return os.dup(fd), f"descriptor {fd}"
+        return _duplicate(fd), f"descriptor {fd}"
     if pid is not None:
         if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
             raise PlanError(f"pid {pid!r}: expected the number of a process")
         what, where = f"process {pid}", f"/proc/{pid}/ns/net"
-    elif name is not None and "/" not in name:
+    elif path is None and not isinstance(name, str):
+        raise PlanError(f"name {name!r}: expected a name that ip-netns(8) knows, or a path")
+    elif path is None and "/" not in name:
         what, where = f"the name {name!r}", str(_NAMES / name)
     else:
-        where = os.fspath(name if name is not None else path)
+        where = os.fspath(name if path is None else path)
         what = f"{where!r}"
     return _open_file(where, what, pid), what
+
+
+def _duplicate(fd: Any) -> int:
+    if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
+        raise PlanError(f"fd {fd!r}: expected a descriptor")
+    try:
+        return os.dup(fd)
+    except (OSError, OverflowError):
+        raise PlanError(f"fd {fd}: this process has no such descriptor open") from None
 
 
 def _open_file(where: str, what: str, pid: int | None) -> int:
@@ -210,7 +214,11 @@ def _open_file(where: str, what: str, pid: int | None) -> int:
         return os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would block
     except FileNotFoundError:
         if pid is not None:
-            raise ProcessLookupError(3, f"there is no process {pid}") from None
+            raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
         names = sorted(os.listdir(_NAMES)) if _NAMES.is_dir() else []
         known = f"there are {', '.join(names)}" if names else "there are no named namespaces"
-        raise FileNotFoundError(2, f"no network namespace at {what}; {known}", where) from None
+        raise FileNotFoundError(errno.ENOENT, f"no network namespace at {what}; {known}", where) from None
+    except ValueError as error:
+        raise PlanError(f"{what}: {error}") from None
+    except OSError as error:
+        raise NetnsError(f"{what} cannot be opened as a network namespace: {error.strerror}") from None

@@ -1,16 +1,15 @@
 """The only pyroute2: rtnetlink requests as bytes, sent in one batch over a socket that lives in a namespace.
 
-pyroute2 encodes and decodes the messages; its own sockets are not used, since they raise inside a running event loop
-and in a second thread. The requests of a network are the same bytes each time but for sequence numbers and a
-descriptor, so each is encoded once in a process and patched.
+pyroute2 encodes and decodes the messages; its own sockets are not used, since they raise inside a running
+event loop and in a second thread. The requests of a network are the same bytes each time but for sequence
+numbers and a descriptor, so each is encoded once in a process and patched.
 
-Requests of one batch go in one ``sendmsg``. Only the last asks for an acknowledgement: the kernel works them off in
+Requests of one batch go in one send. Only the last asks for an acknowledgement: the kernel works them off in
 order and reports a refused one unasked (netlink(7)).
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import select
@@ -19,6 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._errors import KernelError, WaitTimeout
@@ -36,9 +36,10 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # family, kind, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_ENOUGH = 32768  # the kernel puts no more in one answer (netlink_dump, net/netlink/af_netlink.c)
 _AN_FD = 0x0DE5C217  # stands for a descriptor until the request is sent
 
-#: A network is ready within milliseconds; the kernel's clean-up of earlier ones may hold its lock for seconds.
+#: Ready takes milliseconds; but the kernel's clean-up of earlier networks may hold its lock for seconds.
 _READY_LIMIT = 60.0
 
 
@@ -66,11 +67,19 @@ def add_bridge(name: str, index: int) -> Request:
     """A bridge, up; STP stays off, which is the kernel's default."""
     attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
     return _encode(
-        "link", _NEWLINK, _EXCL_CREATE, f"create bridge {name}", index=index, flags=_IFF_UP, change=_IFF_UP, attrs=attributes
+        "link",
+        _NEWLINK,
+        _EXCL_CREATE,
+        f"create bridge {name}",
+        index=index,
+        flags=_IFF_UP,
+        change=_IFF_UP,
+        attrs=attributes,
     )
 
 
-class End(NamedTuple):
+@dataclass(frozen=True)
+class End:
     """One end of a veth pair, as the kernel is to make it."""
 
     name: str
@@ -95,7 +104,14 @@ def _veth_template(near: End, far: End, mtu: int) -> Request:
     what = f"create veth pair {near.name} - {far.name}"
     # Up on the near end only: the kernel refuses to open an end whose peer is not tied to it yet.
     return _encode(
-        "link", _NEWLINK, _EXCL_CREATE, what, index=near.index, flags=_IFF_UP, change=_IFF_UP, attrs=attributes
+        "link",
+        _NEWLINK,
+        _EXCL_CREATE,
+        what,
+        index=near.index,
+        flags=_IFF_UP,
+        change=_IFF_UP,
+        attrs=attributes,
     )
 
 
@@ -233,12 +249,15 @@ class Netlink:
         """The MAC addresses that bridges have learned."""
         return self.dump(_GETNEIGH, socket.AF_BRIDGE)
 
-    def wait_ready(self, indexes: Sequence[int], answers: Sequence[bytes], addresses: Sequence[tuple[int, bytes]]) -> None:
+    def wait_ready(
+        self, indexes: Sequence[int], answers: Sequence[bytes], addresses: Sequence[tuple[int, bytes]]
+    ) -> None:
         """Return once the interfaces carry packets and the IPv6 addresses (index, bytes) can be used.
 
-        ``answers`` are what :func:`get_link` brought for the interfaces. Newer kernels have made them ready by then;
-        for others the kernel's announcement is waited for. An IPv6 address is announced when its duplicate address
-        detection is over and its solicited-node group joined (addrconf_dad_completed, net/ipv6/addrconf.c).
+        ``answers`` are what :func:`get_link` brought for the interfaces. Newer kernels have made them ready
+        by then; for others the kernel's announcement is waited for. An IPv6 address is announced when its
+        duplicate address detection is over and its solicited-node group joined (addrconf_dad_completed,
+        net/ipv6/addrconf.c).
         """
         with self._lock:
             waiting = set(indexes) - {index for index in map(_running, answers) if index is not None}
@@ -253,7 +272,7 @@ class Netlink:
                 _note(message, waiting, tentative)
             while waiting or tentative:
                 self._await(deadline, waiting, tentative)
-                for message in self._read():
+                for message in _cut(self._socket.recv(_ENOUGH)):
                     _note(message, waiting, tentative)
             self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
 
@@ -270,21 +289,22 @@ class Netlink:
 
     def _messages(self) -> Iterator[bytes]:
         while True:
-            if not select.select([self._socket], [], [], _READY_LIMIT)[0]:
-                raise WaitTimeout(f"the kernel did not answer a netlink request within {_READY_LIMIT:g} s")
-            yield from self._read()
+            try:
+                data = self._socket.recv(_ENOUGH, socket.MSG_DONTWAIT)
+            except BlockingIOError:  # rare: the kernel answers before the send returns
+                if not select.select([self._socket], [], [], _READY_LIMIT)[0]:
+                    raise WaitTimeout(
+                        f"the kernel did not answer a netlink request within {_READY_LIMIT:g} s"
+                    ) from None
+                continue
+            yield from _cut(data)
 
-    def _read(self) -> Iterator[bytes]:
-        try:
-            data = self._socket.recv(1 << 18)
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                raise KernelError(errno.ENOBUFS, "more answers than the socket could hold") from None
-            raise
-        while len(data) >= _HEADER.size:
-            length = _HEADER.unpack_from(data)[0]
-            yield data[:length]
-            data = data[(length + 3) & ~3 :]
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    while len(data) >= _HEADER.size:
+        length = _HEADER.unpack_from(data)[0]
+        yield data[:length]
+        data = data[(length + 3) & ~3 :]
 
 
 def _running(message: bytes) -> int | None:

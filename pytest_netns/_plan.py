@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -10,13 +11,24 @@ from typing import Any
 
 from ._errors import PlanError
 
-__all__ = ["Cable", "End", "PairShape", "Plan", "check_host_name", "check_interface_name", "plan_host", "plan_pair"]
+__all__ = [
+    "Cable",
+    "End",
+    "PairShape",
+    "Plan",
+    "check_host_name",
+    "check_interface_name",
+    "plan_host",
+    "plan_pair",
+]
 
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _BRIDGE_INDEX = 1000
 #: Both ends of a pair get unusual, distinct indexes: equal ones make Linux treat a link event as not urgent, and the
 #: first packet then waits for a second (linkwatch_urgent_event, net/core/link_watch.c).
 _FIRST_INDEX = 1001
+
+_EXAMPLES = {4: "10.0.0.0/24", 6: "fd00:10::/64"}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -116,8 +128,14 @@ def check_interface_name(value: object, word: str = "interface name") -> None:
     size = len(value.encode("utf-8", "surrogateescape"))
     if size > 15:
         raise PlanError(f"{word} {value!r} is {size} bytes long; Linux takes 15 at most (IFNAMSIZ)")
-    if value in (".", "..", "lo", "all", "default") or not re.fullmatch(r"[!-~]+", value) or set("/:%") & set(value):
-        raise PlanError(f"{word} {value!r}: expected printable ASCII without space, '/', ':' or '%', and not a reserved word")
+    if (
+        value in (".", "..", "lo", "all", "default")
+        or not re.fullmatch(r"[!-~]+", value)
+        or set("/:%") & set(value)
+    ):
+        raise PlanError(
+            f"{word} {value!r}: expected printable ASCII without space, '/', ':' or '%', and not a reserved word"
+        )
 
 
 def _check_names(shape: PairShape) -> None:
@@ -151,16 +169,25 @@ def _check_mtu(shape: PairShape) -> None:
 def _network(word: str, value: object, version: int) -> Network | None:
     if value is None:
         return None
-    example = "10.0.0.0/24" if version == 4 else "fd00:10::/64"
     if not isinstance(value, str) or "/" not in value:
-        raise PlanError(f"{word} {value!r}: expected a network with its prefix length, such as {example!r}")
+        raise PlanError(
+            f"{word} {value!r}: expected a network with its prefix length, such as {_EXAMPLES[version]!r}"
+        )
+    return _parse_network(word, value, version)
+
+
+@functools.lru_cache(1024)  # the same few come again with every test
+def _parse_network(word: str, value: str, version: int) -> Network:
+    example = _EXAMPLES[version]
     try:
         interface = ipaddress.ip_interface(value)
     except ValueError as error:
         raise PlanError(f"{word} {value!r}: {error}; expected a network such as {example!r}") from None
     network = interface.network
     if network.version != version:
-        raise PlanError(f"{word} {value!r} is IPv{network.version}; expected IPv{version}, such as {example!r}")
+        raise PlanError(
+            f"{word} {value!r} is IPv{network.version}; expected IPv{version}, such as {example!r}"
+        )
     if interface.ip != network.network_address:
         raise PlanError(f"{word} {value!r} has host bits set; the network is {str(network)!r}")
     if network.num_addresses < (2 if version == 4 else 4):
@@ -169,19 +196,20 @@ def _network(word: str, value: object, version: int) -> Network | None:
     return network
 
 
+_TAKEN = {
+    ipaddress.ip_network("127.0.0.0/8"): "the loopback interface",
+    ipaddress.ip_network("0.0.0.0/8"): "'this network' (RFC 1122)",
+    ipaddress.ip_network("224.0.0.0/3"): "multicast and reserved addresses",
+    ipaddress.ip_network("::/127"): "the loopback and unspecified addresses",
+    ipaddress.ip_network("fe80::/10"): "link-local addresses, which every interface has by itself",
+    ipaddress.ip_network("ff00::/8"): "multicast",
+}
+
+
 def _check_unicast(word: str, value: str, network: Network) -> None:
-    taken = {
-        "127.0.0.0/8": "the loopback interface",
-        "0.0.0.0/8": "'this network' (RFC 1122)",
-        "224.0.0.0/3": "multicast and reserved addresses",
-        "::/127": "the loopback and unspecified addresses",
-        "fe80::/10": "link-local addresses, which every interface has by itself",
-        "ff00::/8": "multicast",
-    }
-    for text, owner in taken.items():
-        other = ipaddress.ip_network(text)
-        if other.version == network.version and network.overlaps(other):  # type: ignore[arg-type]
-            raise PlanError(f"{word} {value!r} overlaps {text}, which belongs to {owner}")
+    for other, owner in _TAKEN.items():
+        if other.version == network.version and network.overlaps(other):
+            raise PlanError(f"{word} {value!r} overlaps {other}, which belongs to {owner}")
 
 
 def plan_host(name: str) -> Plan:
@@ -190,6 +218,7 @@ def plan_host(name: str) -> Plan:
     return Plan(hosts=(name,))
 
 
+@functools.lru_cache(256)
 def plan_pair(shape: PairShape) -> Plan:
     """Two hosts, joined by a bridge or directly; addresses are the first two of each network."""
     addresses = _addresses(shape)
@@ -212,7 +241,9 @@ def _addresses(shape: PairShape) -> list[tuple[str, ...]]:
     both: list[tuple[str, ...]] = [(), ()]
     for network in (_network("subnet", shape.subnet, 4), _network("subnet6", shape.subnet6, 6)):
         if network is not None:
-            first = int(network.network_address) + (0 if network.prefixlen == 31 and network.version == 4 else 1)
+            first = int(network.network_address) + (
+                0 if network.prefixlen == 31 and network.version == 4 else 1
+            )
             for number in (0, 1):
                 # A plain sum: hosts() of an IPv6 network walks a list of 2**64.
                 address = type(network.network_address)(first + number)

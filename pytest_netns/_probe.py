@@ -22,10 +22,13 @@ def _cure(number: int, what: str) -> str:
         kind = {"CLONE_NEWUSER": "user", "CLONE_NEWPID": "pid", "CLONE_NEWNS": "mnt"}
         name = next((word for flag, word in kind.items() if flag in what), "net")
         return (
-            f"The limit on such namespaces is reached or zero. Type: sudo sysctl -w user.max_{name}_namespaces=15000"
+            "The limit on such namespaces is reached or zero. "
+            f"Type: sudo sysctl -w user.max_{name}_namespaces=15000"
         )
     if number in (errno.EINVAL, errno.ENOSYS):
-        return "This kernel is built without such namespaces (WSL 1, or CONFIG_NET_NS/CONFIG_USER_NS not set)."
+        return (
+            "This kernel is built without such namespaces (WSL 1, or CONFIG_NET_NS/CONFIG_USER_NS not set)."
+        )
     if _reads(_APPARMOR) == "1":
         return (
             "AppArmor keeps ordinary users from it (Ubuntu 23.10 and later). "
@@ -51,7 +54,10 @@ def _cure(number: int, what: str) -> str:
 def unsupported_platform() -> str | None:
     """Say why this platform cannot have network namespaces at all, or None."""
     if sys.platform != "linux":
-        return f"network namespaces are a feature of Linux, and this is {sys.platform}: run the tests in a Linux VM or container"
+        return (
+            f"network namespaces are a feature of Linux, and this is {sys.platform}: "
+            "run the tests in a Linux VM or container"
+        )
     if not hasattr(os, "pidfd_open"):
         return "this Python has no os.pidfd_open: it was built on a system with headers older than Linux 5.3"
     return None

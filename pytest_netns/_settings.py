@@ -1,8 +1,9 @@
-"""What the user has set: marker > option > ini > default, into frozen values; bad ones refused with the legal ones named."""
+"""What the user has set: marker > option > ini > default, into frozen values; bad ones are refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from ._errors import PlanError
 __all__ = ["MarkerSettings", "Settings", "read_marker", "read_settings"]
 
 _MISSING = ("skip", "fail")
+#: Keywords of the marker that are about the test's body and not about the pair.
+_OF_THE_BODY = frozenset(("inside", "timeout"))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
 
@@ -63,19 +66,30 @@ def read_settings(option: str | None, ini: str, named: bool, in_ci: bool) -> Set
     return Settings("skip", "default", named)
 
 
-def read_marker(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> MarkerSettings:
-    """Read the marker of one test; what shapes the pair is checked where the pair is planned.
+def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> MarkerSettings:
+    """Merge a test's markers, given farthest first, so that the closest wins.
+
+    A marker that only shapes the pair says nothing of the body; any other puts it inside. What shapes the pair is
+    not checked here but where the pair is planned.
 
     Raises:
         PlanError: Names the value and what was expected.
     """
-    if args:
-        raise PlanError(f"@pytest.mark.netns takes keywords only, not {args!r}")
-    shape = dict(keywords)
+    shape: dict[str, Any] = {}
+    body_inside = False
+    for args, keywords in marks:
+        if args:
+            raise PlanError(f"@pytest.mark.netns takes keywords only, not {args[0]!r}")
+        body_inside |= not keywords or not _OF_THE_BODY.isdisjoint(keywords)
+        shape.update(keywords)
     inside = shape.pop("inside", None)
     if inside is not None and not isinstance(inside, str):
         raise PlanError(f"inside {inside!r}: expected the name of a host, such as 'beijing'")
     timeout = shape.pop("timeout", BODY_LIMIT)
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
+    if timeout is not None and not _is_seconds(timeout):
         raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
-    return MarkerSettings(shape, inside, inside is not None or not shape, timeout)
+    return MarkerSettings(shape, inside, body_inside, timeout)
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from ._echo import ECHO, LARGEST, Answer, Exchange, Host, Place, open_sockets
+from ._echo import ECHO, LARGEST, Answer, Exchange, Host, Place, open_sockets, own_identifier
 from ._errors import NetnsError
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _REFUSALS = {
     errno.EINVAL: "{source} has a blackhole route to {address}",
     errno.ENETDOWN: "the interface of {source} towards {address} is down",
     errno.ENODEV: "the interface of {source} towards {address} is gone",
-    errno.ENXIO: "the interface of {source} towards {address} is gone",
     errno.ENOBUFS: "a queue of {source} towards {address} is full",
     errno.EAGAIN: "what was sent before still fills the queues of {source}",
 }
@@ -204,10 +203,11 @@ def _exchange(
         why = _REFUSALS[error.errno].format(source=source.name, size=size, **place._asdict())
         unsent.append(PingNote(echo, None, f"not sent: {error.strerror} \N{EM DASH} {why}"))
 
-    with open_sockets(source, place.version, ttl, timeout) as sockets:
+    with own_identifier() as identifier, open_sockets(source, place.version, ttl, timeout) as sockets:
         exchange = Exchange(
             place,
             sockets,
+            identifier,
             size=size,
             timeout=timeout,
             head=_request(place.version),
@@ -221,7 +221,7 @@ def _exchange(
             target=place.label,
             address=place.address,
             count=count,
-            sent=exchange.sent,
+            sent=len(exchange.departures),
             timeout=timeout,
             answers=exchange.answers(),
             unexpected=tuple(
@@ -233,7 +233,7 @@ def _exchange(
 
 
 def _is_host(value: object) -> TypeGuard[Host]:
-    # A runtime-checkable protocol takes 20 us to find out, and not all that has one of these has the other.
+    # A runtime-checkable protocol takes 20 us for this. Bridges lack the one, paths have the other.
     return hasattr(value, "interface_index") and hasattr(value, "resolve")
 
 
@@ -254,9 +254,7 @@ def _locate(source: Host, target: object) -> Place:
         return Place(label or str(address), str(address), 4, address.packed, (str(address), 0))
     scope = address.scope_id
     if address.is_link_local and scope is None:
-        raise ValueError(
-            f"ping: target={target!r}: expected an interface after a link-local address: {address}%eth0"
-        )
+        raise ValueError(f"ping: target={target!r}: expected the interface too, such as {address}%eth0")
     try:
         index = 0 if scope is None else int(scope) if scope.isdecimal() else source.interface_index(scope)
     except LookupError as error:

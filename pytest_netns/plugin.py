@@ -5,14 +5,17 @@ Nothing here imports pyroute2 or scapy, or starts anything, until a test asks fo
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from . import _settings
-from ._errors import NamespacesUnavailable, NetnsError, PlanError
+from . import _probe, _settings
+from ._errors import NamespacesUnavailable, PlanError
 
 if TYPE_CHECKING:
     from ._host import Host
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 _settings_key = pytest.StashKey[_settings.Settings]()
 _marker_key = pytest.StashKey[_settings.MarkerSettings]()
 _private_key = pytest.StashKey["Host"]()
+_inside_key = pytest.StashKey["Host"]()
+_guest_key = pytest.StashKey[bool]()
 
 _MARKER = (
     "netns(inside=None, timeout=300, hosts=…, bridge=…, interfaces=…, subnet=…, subnet6=…, mtu=…): "
@@ -40,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--netns-missing",
         metavar="skip|fail",
-        help="what becomes of a test where network namespaces cannot be had (default: skip; fail where CI is set)",
+        help="what becomes of tests where network namespaces can't be had (default: skip; fail where CI is set)",
     )
     group.addoption(
         "--netns-named",
@@ -52,6 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
+    broker = sys.modules.get("pytest_netns._broker")
+    config.stash[_guest_key] = getattr(broker, "_current", None) is not None
     try:
         config.stash[_settings_key] = _settings.read_settings(
             config.getoption("--netns-missing"),
@@ -69,13 +76,23 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"netns: where namespaces can't be had, tests {settings.missing} ({settings.origin}){named}"
 
 
-def pytest_unconfigure() -> None:
-    import sys
-
-    if "pytest_netns._broker" in sys.modules:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # A session inside a session (pytester's, in this process) leaves the helper to the outer one.
+    if not config.stash.get(_guest_key, True) and "pytest_netns._broker" in sys.modules:
         from ._broker import shut_down
 
         shut_down()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        if "pytest_netns._body" in sys.modules:
+            from ._body import join_coverage
+
+            join_coverage(session.config)
 
 
 # Fixtures
@@ -92,8 +109,7 @@ def _netns_session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def netns(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host by itself: an empty network namespace, its loopback interface up."""
     with _new_lab(request.config) as lab:
-        host = _explained(request.node, request.config, lab.host)
-        request.node.stash[_private_key] = host
+        host = request.node.stash[_private_key] = lab.host()
         yield host
 
 
@@ -101,52 +117,68 @@ def netns(request: pytest.FixtureRequest) -> Iterator[Host]:
 def netns_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two hosts joined by a bridge, their first packet gets through: ``beijing, shanghai = netns_pair``.
 
-    Keywords by ``@pytest.mark.netns(…)``, or by indirect parametrize with a dict, which wins: ``hosts``, ``bridge``
-    (False for none), ``interfaces``, ``subnet``, ``subnet6``, ``mtu``. Default: beijing 10.0.0.1 and shanghai 10.0.0.2
-    with ``eth0`` each, ``br0``, 10.0.0.0/24 and fd00:10::/64, mtu 1500.
+    Keywords by ``@pytest.mark.netns(…)``, or by indirect parametrize with a dict, which wins: ``hosts``,
+    ``bridge`` (False for none), ``interfaces``, ``subnet``, ``subnet6``, ``mtu``. Default: beijing 10.0.0.1
+    and shanghai 10.0.0.2 with ``eth0`` each, ``br0``, 10.0.0.0/24 and fd00:10::/64, mtu 1500.
     """
     marker = _marker_of(request.node)
     keywords = dict(marker.shape) if marker is not None else {}
-    parameter = getattr(request, "param", None)
-    if parameter is not None:
-        if not isinstance(parameter, dict):
-            raise PlanError(f"{request.node.nodeid}: netns_pair takes a dict of keywords, not {parameter!r}")
-        keywords.update(parameter)
+    parameter = getattr(request, "param", {})
     with _new_lab(request.config) as lab:
-        yield _explained(request.node, request.config, lambda: lab.pair(**keywords))
+        with _wrong_plans_fail(request.node):
+            if not isinstance(parameter, Mapping):
+                raise PlanError(f"netns_pair takes a dict of keywords as its parameter, not {parameter!r}")
+            pair = lab.pair(**{**keywords, **parameter})
+        yield pair
 
 
 @pytest.fixture(scope="session")
-def netns_pair_factory(request: pytest.FixtureRequest, _netns_session_lab: Lab) -> PairFactory:
+def netns_pair_factory(_netns_session_lab: Lab) -> PairFactory:
     """Makes pairs for wider scopes: ``netns_pair_factory(subnet="192.168.7.0/24")``.
 
-    Takes the keywords of ``netns_pair``. A pair lasts until the session ends, or its ``close()``, or the end of a
-    ``with`` block around it.
+    Takes the keywords of ``netns_pair``. A pair lasts until the session ends, or its ``close()``, or the end
+    of a ``with`` block around it.
     """
 
     def make(**keywords: Any) -> Pair:
-        return _explained(request.node, request.config, lambda: _netns_session_lab.pair(**keywords))
+        __tracebackhide__ = True
+        try:
+            return _netns_session_lab.pair(**keywords)
+        except PlanError as error:
+            # An exception and no failure: the caller may be a test of just that.
+            test = os.environ.get("PYTEST_CURRENT_TEST", "session").rpartition(" (")[0]
+            raise PlanError(f"{test}: {error}") from None
 
     return make
 
 
 def _new_lab(config: pytest.Config) -> Lab:
+    reason = _probe.unsupported_platform()
+    if reason is not None:
+        raise NamespacesUnavailable(reason)  # and not the ImportError that the next line would be
     from ._lab import Lab
 
     return Lab(named=config.stash[_settings_key].named)
 
 
-def _explained(node: Any, config: pytest.Config, make: Callable[[], Any]) -> Any:
-    """Make something; where that fails, skip or fail with words that name the test."""
-    __tracebackhide__ = True
+@contextlib.contextmanager
+def _wrong_plans_fail(node: pytest.Item) -> Iterator[None]:
+    """A wrong plan is told in one sentence that names the test; frames of ours would only hide it."""
     try:
-        return make()
-    except NamespacesUnavailable as error:
-        if config.stash[_settings_key].missing == "skip":
-            pytest.skip(f"no network namespaces here: {error}")
-        raise
+        yield
     except PlanError as error:
-        raise PlanError(f"{node.nodeid or 'session'}: {error}") from None
+        raise pytest.fail.Exception(f"{node.nodeid}: {error}", pytrace=False) from None
+
+
+@contextlib.contextmanager
+def _refusals_skip_or_fail(config: pytest.Config) -> Iterator[None]:
+    try:
+        yield
+    except NamespacesUnavailable as error:
+        words = f"no network namespaces here: {error}"
+        if config.stash[_settings_key].missing == "skip":
+            raise pytest.skip.Exception(words) from None
+        raise pytest.fail.Exception(words, pytrace=False) from None
 
 
 # The marker
@@ -154,83 +186,132 @@ def _explained(node: Any, config: pytest.Config, make: Callable[[], Any]) -> Any
 
 def _marker_of(item: pytest.Item) -> _settings.MarkerSettings | None:
     if _marker_key not in item.stash:
-        marks = list(item.iter_markers("netns"))
+        marks = list(_marks_of(item))
         if not marks:
             return None
-        keywords: dict[str, Any] = {}
-        for mark in reversed(marks):  # the closest one, that of the function, last
-            keywords.update(mark.kwargs)
-        try:
-            item.stash[_marker_key] = _settings.read_marker(marks[0].args, keywords)
-        except PlanError as error:
-            raise PlanError(f"{item.nodeid}: {error}") from None
+        with _wrong_plans_fail(item):
+            marker = _settings.read_marker([(mark.args, mark.kwargs) for mark in marks])
+            _check_shape(marker.shape)
+        item.stash[_marker_key] = marker
     return item.stash[_marker_key]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    marker = _marker_of(item)
-    if marker is None:
+def _marks_of(item: pytest.Item) -> Iterator[pytest.Mark]:
+    """The test's markers, farthest first: module, class (bases before derived), function, parameter set."""
+    if item.get_closest_marker("netns") is None:
         return
+    for node in item.listchain():
+        marks = [mark for mark in node.own_markers if mark.name == "netns"]
+        of_parameters = getattr(getattr(node, "callspec", None), "marks", ())
+        closest = [mark for mark in marks if any(mark is other for other in of_parameters)]
+        others = [mark for mark in marks if not any(mark is other for other in of_parameters)]
+        # Decorators are listed from the function outwards, but classes from the base downwards.
+        yield from others if isinstance(node, pytest.Class) else reversed(others)
+        yield from closest
+
+
+def _check_shape(shape: Mapping[str, Any]) -> None:
+    if not shape:
+        return
+    import difflib
+
     from ._plan import PairShape
 
-    try:
-        PairShape.from_keywords(marker.shape)
-    except PlanError as error:
-        raise PlanError(f"{item.nodeid}: {error}") from None
+    known = ["inside", "timeout", *PairShape.__dataclass_fields__]
+    for keyword in shape:
+        if keyword not in known:
+            close = difflib.get_close_matches(keyword, known, 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise PlanError(f"unknown keyword {keyword!r}{hint}; @pytest.mark.netns takes {', '.join(known)}")
+    PairShape.from_keywords(shape)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    marker = _marker_of(item)
+    with _refusals_skip_or_fail(item.config):
+        yield
+        if marker is not None and marker.body_inside:
+            item.stash[_inside_key] = _host_for_body(item, marker.inside)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     marker = _marker_of(item)
-    if marker is None or not marker.body_inside:
-        return (yield)
-    from ._body import run_inside
+    with _refusals_skip_or_fail(item.config):
+        if marker is None or not marker.body_inside:
+            return (yield)
+        from ._body import run_inside
 
-    lab = None
-    host = _find_host(item, marker.inside)
-    if host is None:
+        own = item.runtest
+        host = item.stash[_inside_key]
+        # Only this is replaced, so fixtures, capture, time-outs and all other plugins stay in the test process.
+        item.runtest = functools.partial(run_inside, item, host, own, marker.timeout)  # type: ignore[method-assign]
+        try:
+            return (yield)
+        finally:
+            del item.runtest
+
+
+def _host_for_body(item: pytest.Item, name: str | None) -> Host:
+    if name is not None:
+        return _find_host(item, name)
+    private = item.stash.get(_private_key, None)
+    if private is None or private.closed:
         lab = _new_lab(item.config)
-        host = _explained(item, item.config, lab.host)
-    own = item.runtest
-    # Only this is replaced, so fixtures, capture, time-outs and every other plugin stay in the test process.
-    item.runtest = lambda: run_inside(item, host, own, marker.timeout)  # type: ignore[method-assign]
-    try:
-        return (yield)
-    finally:
-        del item.runtest
-        if lab is not None:
-            lab.close()
+        item.addfinalizer(lab.close)
+        private = lab.host()
+    return private
 
 
-def _find_host(item: pytest.Item, name: str | None) -> Host | None:
-    from ._host import Host
-    from ._lab import Pair
-
-    if name is None:
-        return item.stash.get(_private_key, None)
+def _find_host(item: pytest.Item, name: str) -> Host:
+    """The host of that name among what the test's fixtures have made."""
     found: dict[str, Host] = {}
-    for value in getattr(item, "funcargs", {}).values():
-        for host in value if isinstance(value, Pair) else [value]:
-            if isinstance(host, Host):
-                found[host.name] = host
-            if not isinstance(value, (Pair, Host)):
-                break
+    for fixture, value in getattr(item, "funcargs", {}).items():
+        for host in _hosts_in(value):
+            if found.setdefault(host.name, host) is not host and host.name == name:
+                pytest.fail(
+                    f"{item.nodeid}: inside={name!r}: the test's fixtures have two hosts of this name, "
+                    f"one of them in {fixture!r}; expected one, so give them names of their own",
+                    pytrace=False,
+                )
     if name not in found:
-        known = f"it has {', '.join(sorted(found))}" if found else "it requests no fixture with hosts, such as netns_pair"
-        raise NetnsError(f"{item.nodeid}: inside={name!r}: the test has no such host; {known}")
+        has = (
+            f"its hosts are {', '.join(sorted(found))}"
+            if found
+            else "it requests no fixture with hosts; add netns_pair"
+        )
+        pytest.fail(
+            f"{item.nodeid}: inside={name!r}: the test has no host of this name; {has}", pytrace=False
+        )
     return found[name]
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
+def _hosts_in(value: Any) -> Iterator[Host]:
+    from ._host import Host
+    from ._lab import Pair
+
+    if isinstance(value, Host):
+        yield value
+    elif isinstance(value, (Pair, tuple, list)):
+        yield from (host for host in value if isinstance(host, Host))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
+    if call.when != "call" or _inside_key not in item.stash:
+        return None
+    from ._body import report_from_child
+
+    return report_from_child(item, call)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_makereport")
+def _debug_once(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
     report: pytest.TestReport = yield
-    if call.when == "call" and _marker_of_quietly(item):
-        from ._body import complete_report
+    if call.when == "call" and _inside_key in item.stash:
+        from ._body import stood_in_debugger
 
-        return complete_report(item, report)
+        if stood_in_debugger(item):
+            call.excinfo = None
     return report
-
-
-def _marker_of_quietly(item: pytest.Item) -> bool:
-    return _marker_key in item.stash

@@ -7,8 +7,9 @@ import re
 import select
 import socket
 import struct
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Pair: TypeAlias = "tuple[Host, Host]"
 #: Given an echo request from its ICMP header on, returns the messages to send back; checksums are filled in
 #: later.
-Behaviour: TypeAlias = "Callable[[bytes], list[bytes]]"
+Behaviour: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 #: Long enough for a proper answer on a busy machine, and never waited for where one comes.
@@ -60,13 +61,15 @@ class Responder:
     ) -> None:
         self._version, self._behaviour, self._error = version, behaviour, error
         self._source = source or address_of(host, version)
-        self.requests: list[bytes] = []  # IPv4 with, IPv6 without their IP headers
+        self.requests: list[bytes] = []
+        self.ttls: list[int] = []
         host.sysctl("ipv4/icmp_echo_ignore_all" if version == 4 else "ipv6/icmp/echo_ignore_all", 1)
         if version == 4:
             self._socket = host.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
         else:
             self._socket = host.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
             self._socket.setsockopt(255, 7, -1)  # SOL_RAW, IPV6_CHECKSUM: ours may be wrong on purpose
         self._stop, self._stopped = os.pipe()
         self._thread = threading.Thread(target=self._serve)
@@ -80,11 +83,12 @@ class Responder:
                 self._answer()
 
     def _answer(self) -> None:
-        packet, sender = self._socket.recvfrom(65_535)
+        packet, extra, _, sender = self._socket.recvmsg(65_535, 64)
         request = packet[20:] if self._version == 4 else packet
         if request[0] != (8 if self._version == 4 else 128):
             return
-        self.requests.append(packet)
+        self.requests.append(request)
+        self.ttls.append(packet[8] if self._version == 4 else int.from_bytes(extra[0][2], sys.byteorder))
         for message in self._behaviour(request):
             self._socket.sendto(self._sealed(message, sender[0]), (sender[0], 0))
 
@@ -219,13 +223,27 @@ class TestWrongAnswers:
             return [unreachable(version, request, beijing, shanghai)]
 
         with Responder(shanghai, version, behaviour):
-            result = ping(beijing, target, timeout=PATIENT)
+            result = ping(beijing, target, timeout=3600)
         assert not result
         assert f"; from {target}: destination unreachable: port unreachable (type " in repr(result)
         with Responder(shanghai, version, behaviour, error=0x100):
             result = ping(beijing, target, timeout=BRIEF)
         assert not result
         assert f"; from {target}: ICMP error with a bad checksum" in repr(result)
+
+    def test_a_redirect_is_no_end(self, netns_pair: Pair) -> None:
+        """A redirect is told, but the wait goes on: the echo itself is on its way to its target."""
+        beijing, shanghai = netns_pair
+
+        def behaviour(request: bytes) -> Iterator[bytes]:
+            yield b"\5" + unreachable(4, request, beijing, shanghai)[1:]
+            threading.Event().wait(0.1)  # the way of the echo is longer than that of the redirect
+            yield reply_to(request)
+
+        with Responder(shanghai, 4, behaviour):
+            result = ping(beijing, shanghai, timeout=PATIENT)
+        assert result
+        assert [note.text for note in result.unexpected] == ["redirect: tos host redirect (type 5, code 3)"]
 
 
 def unreachable(version: int, request: bytes, beijing: Host, shanghai: Host) -> bytes:
@@ -300,7 +318,9 @@ class TestNoAnswer:
                 return [reply_to(request)]
             if request[6:8] == b"\0\1":
                 return [reply_to(request)]
-            thread = threading.Thread(target=lambda: other.append(ping(beijing, shanghai, size=99)))
+            thread = threading.Thread(
+                target=lambda: other.append(ping(beijing, shanghai, size=99, timeout=PATIENT))
+            )
             thread.start()
             threads.append(thread)
             return []
@@ -314,10 +334,10 @@ class TestNoAnswer:
         assert (result.received, result.unexpected) == (1, ())
 
 
-class TestTimeToLive:
-    def test_ttl_is_that_of_the_echo(self, netns_pair: Pair) -> None:
-        """The echo leaves with the time to live that was asked for."""
-        beijing, shanghai = netns_pair
-        with Responder(shanghai, 4, lambda request: [reply_to(request)]) as there:
-            assert ping(beijing, shanghai, ttl=7, timeout=PATIENT)
-        assert there.requests[0][8] == 7
+@BOTH
+def test_ttl_is_that_of_the_echo(netns_pair: Pair, version: int) -> None:
+    """The echo leaves with the time to live, or hop limit, that was asked for."""
+    beijing, shanghai = netns_pair
+    with Responder(shanghai, version, lambda request: [reply_to(request)]) as there:
+        assert ping(beijing, address_of(shanghai, version), ttl=7, timeout=PATIENT)
+    assert there.ttls == [7]

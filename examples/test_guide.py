@@ -1,0 +1,130 @@
+"""What the README shows, as tests: each is complete and can be copied."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_netns import Host, Lab, Pair, PairFactory, ping
+
+
+@pytest.mark.netns
+def test_serves_on_port_80() -> None:
+    """The body runs in a private namespace: port 80 is free, needs no root, and nobody outside is reached."""
+    with socket.create_server(("127.0.0.1", 80)) as server, socket.create_connection(("127.0.0.1", 80)):
+        assert server.getsockname() == ("127.0.0.1", 80)
+
+
+@pytest.mark.netns(inside="beijing", subnet="192.168.7.0/24", mtu=1400)
+def test_body_runs_in_beijing(netns_pair: Pair) -> None:
+    """The body runs in that host; the other keywords shape the pair."""
+    assert os.listdir("/sys/class/net") == ["eth0", "lo"] or os.listdir("/sys/class/net") == ["lo", "eth0"]
+    assert netns_pair["beijing"].ip == "192.168.7.1"
+
+
+def test_callables(netns_pair: Pair) -> None:
+    """A callable runs in a child inside; its value and its exceptions come back."""
+    beijing, shanghai = netns_pair
+    with shanghai.enter() as run:
+        assert run(os.getpid) != os.getpid()
+        assert "eth0" in run(os.listdir, "/sys/class/net")
+        with pytest.raises(ConnectionRefusedError):
+            run(socket.create_connection, (beijing.ip, 80))
+    assert beijing.call(lambda: [name for _, name in socket.if_nameindex()]) == ["lo", "eth0"]
+
+
+def test_commands(netns_pair: Pair) -> None:
+    """Programs run inside with the contract of subprocess.run and subprocess.Popen."""
+    beijing, shanghai = netns_pair
+    shown = beijing.run(["ip", "-brief", "address"], check=True, capture_output=True, text=True, timeout=10)
+    assert "10.0.0.1/24" in shown.stdout
+    echo = "import sys; print(sys.stdin.readline().upper(), end='')"
+    with shanghai.popen(
+        [sys.executable, "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        assert program.communicate(b"hello\n", timeout=10) == (b"HELLO\n", None)
+
+
+def test_sockets(netns_pair: Pair) -> None:
+    """A socket lives in the host and is used from the test."""
+    beijing, shanghai = netns_pair
+    with shanghai.socket() as server, beijing.socket() as client:
+        server.bind((shanghai.ip, 80))
+        server.listen()
+        client.connect((shanghai.ip, 80))
+        accepted, (address, _) = server.accept()
+        accepted.close()
+        assert address == beijing.ip
+
+
+def test_sockets_in_an_event_loop(netns_pair: Pair) -> None:
+    """The same sockets serve asyncio."""
+    beijing, shanghai = netns_pair
+
+    async def serve_and_ask() -> bytes:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write((await reader.readline()).upper())
+            writer.close()
+
+        listening = shanghai.socket()
+        listening.bind((shanghai.ip, 80))
+        client = beijing.socket()
+        client.setblocking(False)
+        async with await asyncio.start_server(answer, sock=listening):
+            await asyncio.get_running_loop().sock_connect(client, (shanghai.ip, 80))
+            reader, writer = await asyncio.open_connection(sock=client)
+            writer.write(b"hello\n")
+            line = await reader.readline()
+            writer.close()
+            return line
+
+    assert asyncio.run(serve_and_ask()) == b"HELLO\n"
+
+
+def test_what_a_ping_says(netns_pair: Pair) -> None:
+    """The result is true if every echo came back, and carries times in seconds and scapy packets."""
+    beijing, shanghai = netns_pair
+    result = ping(beijing, shanghai, count=3)
+    assert result.received == 3
+    assert result.loss == 0
+    assert result.replies[0].ttl == 64
+    assert not ping(beijing, "10.0.0.77", timeout=0.2)
+
+
+@pytest.mark.parametrize("netns_pair", [{"bridge": False}, {"subnet": None}], indirect=True)
+def test_shapes(netns_pair: Pair) -> None:
+    """Indirect parametrize shapes the pair too: here a direct veth pair, and IPv6 only."""
+    beijing, shanghai = netns_pair
+    assert ping(beijing, shanghai)
+
+
+@pytest.fixture(scope="module")
+def shared_pair(netns_pair_factory: PairFactory) -> Iterator[Pair]:
+    """A pair for a whole module."""
+    with netns_pair_factory(hosts=("paris", "rome")) as pair:
+        yield pair
+
+
+def test_wider_scope(shared_pair: Pair) -> None:
+    """The factory makes pairs that outlive a test."""
+    paris, rome = shared_pair
+    assert ping(paris, rome)
+
+
+def test_host_by_itself(netns: Host) -> None:
+    """An empty namespace: nothing but a loopback interface."""
+    assert list(netns.interfaces) == ["lo"]
+    assert netns.sysctl("ipv4.ip_forward") == "0"
+
+
+def test_plain_python() -> None:
+    """It works without fixtures, in a script or at a prompt."""
+    with Lab() as lab:
+        beijing, shanghai = lab.pair()
+        assert ping(beijing, shanghai)

@@ -1,0 +1,100 @@
+"""Ends every process in a namespace, whatever it has done to get away; part of the helper.
+
+A process can leave its parent, session and process group and ignore signals, but not its namespaces.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import select
+
+__all__ = ["depth", "end_processes"]
+
+#: A killed process ends at once; one that the kernel holds on to (a dead NFS server) may not hold us up.
+_LIMIT_MS = 30_000
+#: As many as are watched at a time, so that they fit into any limit of open files.
+_AT_A_TIME = 128
+
+
+def depth() -> int:
+    """How many numbers the /proc that is mounted has for this process: how far inside we are."""
+    return len(_pids("self"))
+
+
+def end_processes(kind: str, inodes: list[int], inner_depth: int | None) -> int:
+    """Kill with SIGKILL and wait until none is left; return how many there were.
+
+    Args:
+        kind: ``net``, ``time`` …, as in ``/proc/PID/ns``.
+        inodes: The namespaces.
+        inner_depth: None if /proc shows our own PID namespace; else our :func:`depth` in the one it shows.
+    """
+    wanted = {f"{kind}:[{inode}]" for inode in inodes}
+    ended = 0
+    while found := _processes_in(kind, wanted, inner_depth):
+        ended += len(found)
+        try:
+            for watch in found:
+                try:
+                    _signal.pidfd_send_signal(watch, _signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            for watch in found:
+                _wait(watch)
+        finally:
+            for watch in found:
+                os.close(watch)
+    return ended
+
+
+def _processes_in(kind: str, wanted: set[str], inner_depth: int | None) -> list[int]:
+    """Pidfds of processes in these namespaces."""
+    found: list[int] = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal() or not _is_in(entry, kind, wanted):
+            continue
+        try:
+            pid = int(entry) if inner_depth is None else _inner_pid(entry, inner_depth)
+            if pid <= 1:
+                continue  # ourselves, or none of ours
+            watch = os.pidfd_open(pid)
+        except OSError as error:
+            if found and error.errno == 24:  # EMFILE: the rest comes in the next round
+                break
+            continue
+        if _is_in(entry, kind, wanted):  # still: the number has not gone to another process meanwhile
+            found.append(watch)
+        else:
+            os.close(watch)
+        if len(found) == _AT_A_TIME:
+            break
+    return found
+
+
+def _is_in(entry: str, kind: str, wanted: set[str]) -> bool:
+    try:
+        return os.readlink(f"/proc/{entry}/ns/{kind}") in wanted
+    except OSError:
+        return False  # it has ended, or is none of ours
+
+
+def _inner_pid(entry: str, inner_depth: int) -> int:
+    pids = _pids(entry)
+    return pids[inner_depth - 1] if len(pids) >= inner_depth else 0
+
+
+def _pids(entry: str) -> list[int]:
+    """The numbers of a process, from that in the PID namespace that /proc shows to that in its own."""
+    with open(f"/proc/{entry}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"NSpid:"):
+                return [int(word) for word in line.split()[1:]]
+    return []
+
+
+def _wait(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(_LIMIT_MS):
+        raise TimeoutError(110, "a process inside was killed, but the kernel does not let it end")

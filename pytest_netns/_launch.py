@@ -1,0 +1,48 @@
+"""Starts the helper's process: a fresh interpreter, which costs the same however large the test process is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["launch"]
+
+#: The package is put together by hand: its ``__init__`` and other packages are not for the helper.
+_BOOT = (
+    "import sys; package = sys.modules['pytest_netns'] = type(sys)('pytest_netns'); "
+    "package.__path__ = [{folder!r}]; from pytest_netns._boot import main; main({arguments})"
+)
+
+
+def launch(lobby: int, first: int, names: int, log: int) -> subprocess.Popen[bytes]:
+    """Start it; the arguments are its descriptors, and where its last words go."""
+    watched = _processes_to_outlive()
+    flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
+    folder = str(Path(__file__).resolve().parent)
+    boot = _BOOT.format(folder=folder, arguments=f"{lobby}, {first}, {names}, {watched}")
+    try:
+        # A session of its own: Ctrl-C and a kill of the test's group leave it time to end what is inside.
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", boot],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lobby, first, names, *watched],
+            start_new_session=True,
+            cwd="/",
+        )
+    finally:
+        for fd in watched:
+            os.close(fd)
+
+
+def _processes_to_outlive() -> Sequence[int]:
+    """Pidfds of the processes whose end is the end of the helper."""
+    pids = [os.getpid()]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # A worker whose controller was killed would live on until its test is over.
+        pids.append(os.getppid())
+    return [os.pidfd_open(pid) for pid in pids]
