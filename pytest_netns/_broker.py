@@ -29,6 +29,7 @@ __all__ = ["Broker", "broker", "shut_down", "start"]
 
 # The kernel's own clean-up of old networks has been seen to hold the lock that a request needs for 8 s.
 _REQUEST_LIMIT = 120.0
+_END_LIMIT = 10.0
 _RAISED = {kind.__name__: kind for kind in (TypeError, ValueError, OverflowError)}
 
 
@@ -128,7 +129,10 @@ class Broker:
         if outcome == "unavailable":
             raise _RefusedError(*values)
         if outcome == "error":
-            raise KernelError(*values)
+            number, message = values
+            if number == errno.ENOSPC and verb == "namespaces":
+                message = _probe.explain(number, message.split(":")[0])
+            raise KernelError(number, message)
         raise _RAISED.get(values[0], NetnsError)(f"{verb} {arguments!r}: {values[1]}")
 
     def end_processes(self, kind: str, inodes: Sequence[int]) -> int:
@@ -177,11 +181,12 @@ class Broker:
 
     def alive(self) -> bool:
         """Whether the helper still runs; forks may ask, too."""
-        if self._said is not None:
-            return False
+        return self._said is None and not self._ends_within(0)
+
+    def _ends_within(self, seconds: float) -> bool:
         poll = select.poll()
         poll.register(self._ended, select.POLLIN)
-        return not poll.poll(0)
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """End the helper and with it everything inside; returns when all of it is gone."""
@@ -230,7 +235,12 @@ class Broker:
         return mine
 
     def _last_words(self) -> str:
-        said = self._read_log() if self._said is None else self._said
+        said = self._said
+        if said is None:
+            # It goes piece by piece. Wait, so that whoever asks next finds it gone and starts another.
+            if not self._ends_within(_END_LIMIT):
+                return "the helper process has closed its channel to this process"
+            said = self._read_log()
         return "the helper process has ended, and with it every network it held" + (
             f"; it said:\n{said}" if said else ""
         )

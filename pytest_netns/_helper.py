@@ -325,10 +325,9 @@ def _mount_own_sys() -> None:
     try:
         _kernel.mount("sysfs", "/sys", "sysfs")
         # The new /sys hides what was mounted on the old one; programs look for their cgroup there.
+        flags = _kernel.MS_BIND | _kernel.MS_REC
         try:
-            _kernel.mount(
-                f"/proc/self/fd/{cgroups}", "/sys/fs/cgroup", None, _kernel.MS_BIND | _kernel.MS_REC
-            )
+            _kernel.mount(f"/proc/self/fd/{cgroups}", "/sys/fs/cgroup", None, flags)
         except OSError:
             return  # the machine has none
     finally:

@@ -118,9 +118,7 @@ class Mirrors:
             stream = getattr(sys, name)
             memory = _memory_of(stream)
             if memory is not None:
-                made = _Mirrored(
-                    memory.getvalue(), lambda done, name=name: journal.write(STREAM, (name, done))
-                )
+                made = _Mirrored(memory.getvalue(), functools.partial(journal.note, name))
                 # The stream object stays the one that everybody knows; only what it writes to is another.
                 io.TextIOWrapper.__init__(
                     stream,

@@ -1,4 +1,4 @@
-"""Starts the helper's process: a fresh interpreter, which costs the same however large the test process is."""
+"""Starts the helper's process: a fresh interpreter, whose cost does not grow with the test process."""
 
 from __future__ import annotations
 

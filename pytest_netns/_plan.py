@@ -125,7 +125,7 @@ def check_interface_name(value: object, word: str = "interface name") -> None:
     """Refuse what Linux refuses as the name of an interface (dev_valid_name, net/core/dev.c)."""
     if not isinstance(value, str) or not value:
         raise PlanError(f"{word} {value!r}: expected a string of 1 to 15 bytes")
-    size = len(value.encode("utf-8", "surrogateescape"))
+    size = len(value.encode("utf-8", "surrogatepass"))
     if size > 15:
         raise PlanError(f"{word} {value!r} is {size} bytes long; Linux takes 15 at most (IFNAMSIZ)")
     if (

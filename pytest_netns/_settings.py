@@ -1,4 +1,4 @@
-"""What the user has set: marker > option > ini > default, into frozen values; bad ones are refused by name."""
+"""What the user has set: marker > option > ini > default, into frozen values; bad ones are refused."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def read_settings(option: str | None, ini: str, named: bool, in_ci: bool) -> Set
 def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> MarkerSettings:
     """Merge a test's markers, given farthest first, so that the closest wins.
 
-    A marker that only shapes the pair says nothing of the body; any other puts it inside. What shapes the pair is
-    not checked here but where the pair is planned.
+    A marker that only shapes the pair says nothing of the body; any other puts it inside. What shapes the
+    pair is not checked here but where the pair is planned.
 
     Raises:
         PlanError: Names the value and what was expected.

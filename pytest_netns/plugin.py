@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--netns-missing",
         metavar="skip|fail",
-        help="what becomes of tests where network namespaces can't be had (default: skip; fail where CI is set)",
+        help="what becomes of tests where namespaces can't be had (default: skip; fail where CI is set)",
     )
     group.addoption(
         "--netns-named",
@@ -170,17 +170,6 @@ def _wrong_plans_fail(node: pytest.Item) -> Iterator[None]:
         raise pytest.fail.Exception(f"{node.nodeid}: {error}", pytrace=False) from None
 
 
-@contextlib.contextmanager
-def _refusals_skip_or_fail(config: pytest.Config) -> Iterator[None]:
-    try:
-        yield
-    except NamespacesUnavailable as error:
-        words = f"no network namespaces here: {error}"
-        if config.stash[_settings_key].missing == "skip":
-            raise pytest.skip.Exception(words) from None
-        raise pytest.fail.Exception(words, pytrace=False) from None
-
-
 # The marker
 
 
@@ -226,31 +215,27 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
     PairShape.from_keywords(shape)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+# No wrapper is put around setup and call: its frame would be in the tracebacks of everybody's tests. A second
+# implementation of a hook in one module needs a name of its own, which pytest wants to begin with "pytest_".
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _marker_of(item)
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_runtest_setup")
+def pytest_netns_put_body_inside(item: pytest.Item) -> None:
     marker = _marker_of(item)
-    with _refusals_skip_or_fail(item.config):
-        yield
-        if marker is not None and marker.body_inside:
-            item.stash[_inside_key] = _host_for_body(item, marker.inside)
+    if marker is None or not marker.body_inside:
+        return
+    host = item.stash[_inside_key] = _host_for_body(item, marker.inside)
+    from ._body import run_inside
 
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    marker = _marker_of(item)
-    with _refusals_skip_or_fail(item.config):
-        if marker is None or not marker.body_inside:
-            return (yield)
-        from ._body import run_inside
-
-        own = item.runtest
-        host = item.stash[_inside_key]
-        # Only this is replaced, so fixtures, capture, time-outs and all other plugins stay in the test process.
-        item.runtest = functools.partial(run_inside, item, host, own, marker.timeout)  # type: ignore[method-assign]
-        try:
-            return (yield)
-        finally:
-            del item.runtest
+    own = item.runtest
+    # Only this is replaced: fixtures, capture, time-outs and all other plugins stay in the test process.
+    item.runtest = functools.partial(run_inside, item, host, own, marker.timeout)  # type: ignore[method-assign]
+    item.addfinalizer(functools.partial(delattr, item, "runtest"))
 
 
 def _host_for_body(item: pytest.Item, name: str | None) -> Host:
@@ -299,16 +284,27 @@ def _hosts_in(value: Any) -> Iterator[Host]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
-    if call.when != "call" or _inside_key not in item.stash:
-        return None
-    from ._body import report_from_child
+    report = None
+    if call.when == "call" and _inside_key in item.stash:
+        from ._body import report_from_child
 
-    return report_from_child(item, call)
+        report = report_from_child(item, call)
+    if call.excinfo is not None and isinstance(call.excinfo.value, NamespacesUnavailable):
+        words = f"no network namespaces here: {call.excinfo.value}"
+        if item.config.stash[_settings_key].missing == "skip":
+            outcome = functools.partial(pytest.skip, words)
+        else:
+            outcome = functools.partial(pytest.fail, words, pytrace=False)
+        call.excinfo = pytest.CallInfo.from_call(outcome, call.when).excinfo
+        return None
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_makereport")
-def _debug_once(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
-    report: pytest.TestReport = yield
+def pytest_netns_debug_once(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     if call.when == "call" and _inside_key in item.stash:
         from ._body import stood_in_debugger
 

@@ -8,7 +8,9 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -203,13 +205,23 @@ def test_path_unix_sockets_are_shared(netns_pair: Pair) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory, beijing.socket(socket.AF_UNIX) as server:
         server.bind(f"{directory}/s")
         server.listen()
-        for client in (shanghai.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)):
-            with client:
+
+        def greet(make: Callable[[int], socket.socket]) -> None:
+            with make(socket.AF_UNIX) as client:
                 client.connect(f"{directory}/s")
                 client.sendall(b"hello")
-                accepted, _ = server.accept()
-                with accepted:
-                    assert accepted.recv(5) == b"hello"
+
+        visits: list[Callable[[], None]] = [
+            partial(greet, socket.socket),
+            partial(greet, shanghai.socket),
+            partial(shanghai.call, greet, socket.socket),
+        ]
+        server.settimeout(PATIENT)
+        for visit in visits:
+            visit()
+            accepted, _ = server.accept()
+            with accepted:
+                assert accepted.recv(5) == b"hello"
 
 
 # What the tests do inside

@@ -63,6 +63,8 @@ class TestTopologyByHand:
         assert Bridge("br0", computer.namespace).ports == {}
         ip(computer, "link set br0 up")
         assert computer["br0"].state().up
+        ip(computer, "link set br0 type bridge stp_state 1")
+        assert computer["br0"].state().stp
 
     def test_veth_comes_in_pairs(self, computer: Host) -> None:
         """Each end of a new pair names the other as its peer, and both are down."""
@@ -250,7 +252,9 @@ def make_pairs(computer: Host) -> None:
 
 
 def make_bridge_with_ports(computer: Host) -> None:
-    ip(computer, "link add br0 type bridge")
+    # A bridge that snoops joins the group of snoopers, 224.0.0.106 (RFC 4286), at some moment of the next second;
+    # that is a packet of its own on every port.
+    ip(computer, "link add br0 type bridge mcast_snooping 0")
     ip(computer, "link set br0 up")
     make_pairs(computer)
     for port in ("veth-b", "veth-s"):

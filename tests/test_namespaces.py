@@ -1,4 +1,7 @@
-"""Namespaces by name, together with ``ip netns`` both ways; attaching to those that exist; what is refused."""
+"""Namespaces by name, as ``ip netns`` knows them; attaching to those that exist; what is refused.
+
+Whole runs of pytest with named namespaces are in `test_named_runs.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -66,8 +69,7 @@ class TestNamed:
     @needs_ip
     def test_a_named_lab_is_listed_with_all_its_places(self, name: str) -> None:
         """``Lab(named=True)`` names hosts and bridge; ``ip netns exec`` finds in each what belongs there."""
-        wanted = {f"{name}-b": "eth0", f"{name}-s": "eth0", "br" + name.replace("test", ""): None}
-        hosts, bridge = list(wanted)[:2], list(wanted)[2][:15].rstrip("-")
+        hosts, bridge = [f"{name}-b", f"{name}-s"], f"b{name[4:]}"
         before = listed()
         with Lab(named=True) as lab:
             first, second = lab.pair(hosts=hosts, bridge=bridge)
@@ -126,13 +128,16 @@ class TestNamed:
         """The process is gone with its descriptors; the name holds the namespace, with all that is in it."""
         shown, told = os.pipe()
         with open(shown, "rb") as reader:
-            child = os.fork()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where threads run
+                child = os.fork()
             if child == 0:
+                code = 1
                 try:
-                    namespace = Namespace(name)
-                    os.write(told, str(namespace.id).encode())
+                    os.write(told, str(Namespace(name).id).encode())
+                    code = 0
                 finally:
-                    os._exit(0)
+                    os._exit(code)
             os.close(told)
             assert os.waitpid(child, 0)[1] == 0
             identity = int(reader.read())
@@ -179,125 +184,10 @@ class TestNamed:
             pytest.skip("root may give names")
         before = os.listdir("/proc/self/fd")
         for make in (lambda: Namespace("nobodys-name"), lambda: Lab(named=True).host("nobodys-name")):
-            with pytest.raises(NetnsError, match="'nobodys-name' in /run/netns needs root.*: sudo env"):
+            with pytest.raises(NetnsError, match=r"'nobodys-name' in /run/netns needs root.*: sudo env"):
                 make()
         assert os.listdir("/proc/self/fd") == before
         assert not (NAMES / "nobodys-name").exists()
-
-
-class TestWholeRun:
-    """On a /run of their own, so that what is listed can be told exactly, and nobody's names are near."""
-
-    @pytest.fixture
-    def run_apart(self, pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-        """Run pytest in a mount namespace with an empty /run, as root of a user namespace where need be."""
-        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        apart = ["unshare", *user, "--mount", "--propagation", "private", "sh", "-c"]
-        if subprocess.run([*apart, "mount -t tmpfs none /run"], capture_output=True, check=False).returncode:
-            pytest.skip("this user may not mount a /run of its own, even in a user namespace")
-        script = 'mount -t tmpfs none /run && "$@"; code=$?; echo "left: $(ls /run)"; exit $code'
-
-        def run(*arguments: str) -> pytest.RunResult:
-            return pytester.run(*apart, script, "sh", sys.executable, "-m", "pytest", "-v", *arguments)
-
-        return run
-
-    @needs_ip
-    def test_ip_netns_lists_exactly_the_names_of_the_running_test(
-        self, pytester: pytest.Pytester, run_apart: Callable[..., pytest.RunResult]
-    ) -> None:
-        """With ``--netns-named`` the note's names are listed while a test has them, and nothing is left."""
-        pytester.makepyfile(
-            LISTED
-            + """
-def test_the_note(netns_pair):
-    assert listed() == ["beijing", "br0", "shanghai"]
-    for host in netns_pair:
-        show = ["ip", "netns", "exec", host.name, "ip", "address", "show", "eth0"]
-        assert host.ip in subprocess.run(show, capture_output=True, text=True, check=True).stdout
-
-def test_only_what_this_test_has(netns):
-    assert listed() == [netns.name]
-
-@pytest.mark.netns(hosts=("berlin", "paris"), bridge=False)
-def test_other_names(netns_pair):
-    assert listed() == ["berlin", "paris"]
-
-@pytest.mark.xfail(strict=True)
-def test_one_that_fails(netns_pair):
-    raise AssertionError
-
-@pytest.mark.netns
-def test_a_body_inside():
-    pass
-
-def test_none():
-    assert listed() == []
-"""
-        )
-        result = run_apart("--netns-named")
-        result.assert_outcomes(passed=5, xfailed=1)
-        result.stdout.fnmatch_lines(["netns: *named namespaces*", "left: "], consecutive=False)
-
-    @needs_ip
-    def test_what_ip_netns_made_is_used_and_left_alone(
-        self, pytester: pytest.Pytester, run_apart: Callable[..., pytest.RunResult]
-    ) -> None:
-        """A namespace of ``ip netns add`` is attached to by name and path, takes interfaces, and stays."""
-        pytester.makepyfile(
-            LISTED
-            + """
-from pytest_netns import Host, Namespace, ping
-
-def ip(command):
-    subprocess.run(["ip", *command.split()], check=True)
-
-def test_attach(netns):
-    ip("netns add made-by-ip")
-    identity = os.stat("/run/netns/made-by-ip").st_ino
-    ip("-n made-by-ip link set lo up")
-    for host in (
-        Host.attach("made-by-ip"),
-        Host.attach("/run/netns/made-by-ip"),
-        Host.attach(path="/run/netns/made-by-ip"),
-    ):
-        with host:
-            assert host.namespace.id == identity
-            assert host.call(os.readlink, "/proc/self/ns/net") == f"net:[{identity}]"
-            assert ping(host, "127.0.0.1", timeout=20)
-    with Host.attach("made-by-ip") as host:
-        assert host.name == "made-by-ip"
-        netns.run("ip link add end-a type veth peer name end-b".split(), check=True)
-        host.adopt(netns["end-a"])
-        ip("-n made-by-ip link show end-a")
-        host["end-a"].up()
-        host.add_address("end-a", "10.7.0.1/24")
-        assert host.ip == "10.7.0.1"
-    assert listed() == ["made-by-ip"]
-    ip("netns del made-by-ip")
-
-def test_a_name_that_has_passed_to_somebody_else_is_theirs():
-    with Namespace("passed-on"):
-        ip("netns del passed-on")
-        ip("netns add passed-on")
-        identity = os.stat("/run/netns/passed-on").st_ino
-    assert os.stat("/run/netns/passed-on").st_ino == identity
-    ip("netns del passed-on")
-"""
-        )
-        run_apart().assert_outcomes(passed=2)
-
-
-LISTED = """
-import os, subprocess
-import pytest
-
-def listed():
-    shown = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
-    names = sorted(line.split()[0] for line in shown.splitlines())
-    assert names == sorted(os.listdir("/run/netns") if os.path.exists("/run/netns") else [])
-    return names
-"""
 
 
 class TestAttach:
@@ -340,7 +230,7 @@ class TestAttach:
             return
         with Host.attach(pid=os.getpid()) as machine:
             assert machine.namespace.id == os.stat("/proc/self/ns/net").st_ino
-            assert machine.interfaces.keys() == dict(map(reversed, socket.if_nameindex())).keys()
+            assert machine.interfaces.keys() == {name for _, name in socket.if_nameindex()}
 
     @pytest.mark.parametrize(
         "what", ["file", "directory", "fifo", "socket", "/dev/null", "/proc/self/ns/uts"]

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -120,6 +121,23 @@ class TestAnswers:
             assert result
             assert result.replies[0].src == str(local)
 
+    def test_an_interval_is_kept(self, netns_pair: Pair) -> None:
+        """With an interval an echo leaves no earlier, even where the one before has long been answered."""
+        begin = time.perf_counter()
+        assert ping(*netns_pair, 3, interval=0.05, timeout=PATIENT)
+        assert time.perf_counter() - begin >= 2 * 0.05
+
+    @BOTH
+    def test_default_timeout_of_sockets(self, netns_pair: Pair, version: int) -> None:
+        """A default timeout for all sockets of the process, as some tests set it, does not reach a ping."""
+        beijing, shanghai = netns_pair
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(0.01)
+        try:
+            assert ping(beijing, address_of(shanghai, version), 2, timeout=PATIENT)
+        finally:
+            socket.setdefaulttimeout(before)
+
     def test_many(self, netns_pair: Pair) -> None:
         """A thousand echoes in one burst all come back."""
         beijing, shanghai = netns_pair
@@ -142,10 +160,12 @@ class TestAnswers:
 
     def test_identifiers_of_one_process_differ(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two pings at once have different identifiers, even where chance would give them the same."""
-        chance = iter([b"aa", b"aa", b"bb"])
+        chance = iter([b"aa", b"aa", b"bb", b"aa"])
         monkeypatch.setattr("pytest_netns._echo.os.urandom", lambda _: next(chance))
         with own_identifier() as one, own_identifier() as other:
             assert (one, other) == (b"aa", b"bb")
+        with own_identifier() as later:
+            assert later == b"aa"
 
     def test_in_a_running_event_loop(self, netns_pair: Pair) -> None:
         """A ping works from a coroutine."""

@@ -201,12 +201,13 @@ class TestWrongAnswers:
 
     @BOTH
     def test_an_error_about_another_echo_is_not_ours(self, netns_pair: Pair, version: int) -> None:
-        """An ICMP error that quotes an echo with another identifier neither ends the wait nor is told."""
+        """An ICMP error about another host or another ping neither ends the wait nor is told."""
         beijing, shanghai = netns_pair
 
         def behaviour(request: bytes) -> list[bytes]:
             other = request[:4] + bytes([request[4] ^ 1]) + request[5:]
-            return [unreachable(version, other, beijing, shanghai), reply_to(request)]
+            elsewhere = unreachable(version, request, beijing, beijing)
+            return [unreachable(version, other, beijing, shanghai), elsewhere, reply_to(request)]
 
         with Responder(shanghai, version, behaviour):
             result = ping(beijing, address_of(shanghai, version), timeout=PATIENT)

@@ -1,0 +1,63 @@
+"""When a fixture hands over a pair, the first packet gets through: many set-ups, one echo each, none lost.
+
+100 set-ups by default; ``NETNS_SETUPS=2000 pytest tests/test_first_packet.py`` for the campaign. They are
+spread over the eight kinds of set-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_netns import Lab, ping
+
+SETUPS = int(os.environ.get("NETNS_SETUPS", "100"))
+#: What is not ready drops the first packet, and ARP or neighbour discovery asks again after a second. An echo
+#: that comes by such a second try is a lost first packet, so less than that is waited.
+LOST_AFTER = 0.5
+#: A few at a time live together, as the networks of a module and of a test do.
+KEPT = 4
+
+
+@pytest.mark.timeout(max(120, SETUPS))
+@pytest.mark.parametrize("load", ["idle", "loaded"])
+@pytest.mark.parametrize("bridge", ["br0", False], ids=["bridge", "direct"])
+@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+def test_the_first_packet_gets_through(family: str, bridge: str | bool, load: str) -> None:
+    """The first packet of every new pair is answered, over both families, with every processor busy, too."""
+    lost = []
+    with _every_processor_busy() if load == "loaded" else contextlib.nullcontext(), Lab() as lab:
+        kept = []
+        for number in range(max(1, SETUPS // 8)):
+            pair = lab.pair(bridge=bridge)
+            kept.append(pair)
+            # In turn from either side: the ends of a veth pair become ready in different ways.
+            source, target = pair.hosts if number % 2 else pair.hosts[::-1]
+            address = target.ip if family == "IPv4" else target.ip6
+            assert address is not None
+            result = ping(source, address, timeout=LOST_AFTER)
+            if not result:
+                lost.append((number, result))
+            if len(kept) > KEPT:
+                kept.pop(0).close()
+    assert lost == []
+
+
+@contextlib.contextmanager
+def _every_processor_busy() -> Iterator[None]:
+    """One process for each processor that does nothing but calculate, and ends with us."""
+    program = "import select\nwhile not select.select([0], [], [], 0)[0]:\n    sum(range(100000))\n"
+    burners = [
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", program], stdin=subprocess.PIPE)
+        for _ in range(len(os.sched_getaffinity(0)))
+    ]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.communicate()

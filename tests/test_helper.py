@@ -1,0 +1,455 @@
+"""The helper process: how it starts, what it hands out, and what is said when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, ping
+
+PRELUDE = """
+import os, signal, sys
+import pytest_netns
+from pytest_netns import Host, KernelError, Lab, Namespace, NetnsError, ping
+from pytest_netns import _broker
+
+def descriptors():
+    return sorted(os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in os.listdir("/proc/self/fd") if
+                  os.path.lexists(f"/proc/self/fd/{fd}"))
+
+def halves():
+    outer = _broker.broker()._process.pid
+    with open(f"/proc/{outer}/task/{outer}/children") as file:
+        return {"outer": outer, "inner": int(file.read())}
+"""
+
+
+def _run(script: str, **keywords: object) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, which may do to its helper what this one must not do to ours."""
+    program = PRELUDE + textwrap.dedent(script)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        **keywords,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("half", ["outer", "inner"])
+def test_a_killed_helper_ends_its_networks_and_says_so(half: str) -> None:
+    """Hosts of a helper that was killed say so, programs in them are gone, and the next lab works."""
+    _run(f"""
+        lab = Lab()
+        beijing, shanghai = lab.pair()
+        program = beijing.popen(["sleep", "1000"])
+        with beijing.enter() as run:
+            killed = halves()
+            os.kill(killed[{half!r}], signal.SIGKILL)
+            assert program.wait(60) == -signal.SIGKILL
+            for use in (
+                lambda: beijing.socket(),
+                lambda: beijing.sysctl("ipv4.ip_forward"),
+                lambda: beijing.run(["true"]),
+                lambda: beijing.call(os.getpid),
+                lambda: run(os.getpid),
+            ):
+                try:
+                    use()
+                except NetnsError as error:
+                    assert "helper process has ended" in str(error), error
+                else:
+                    sys.exit("it worked")
+        with Lab() as another:
+            first, second = another.pair()
+            assert ping(first, second)
+            try:  # still
+                beijing.socket()
+            except NetnsError as error:
+                assert "helper process has ended" in str(error), error
+            else:
+                sys.exit("a host of the dead helper came to life")
+            lab.close()
+            assert ping(second, first)
+            assert first.run(["true"]).returncode == 0
+    """)
+
+
+def test_a_helper_that_dies_between_tests_is_replaced(pytester: pytest.Pytester) -> None:
+    """A test that ends the helper does not fail those after it."""
+    pytester.makepyfile("""
+        import os, signal
+        from pytest_netns import _broker, ping
+
+        def test_kills(netns_pair):
+            os.kill(_broker.broker()._process.pid, signal.SIGKILL)
+
+        def test_after(netns_pair):
+            beijing, shanghai = netns_pair
+            assert ping(beijing, shanghai)
+    """)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+def test_signals_meant_for_the_session_do_not_end_the_helper() -> None:
+    """Whoever signals every process of a session reaches the helper, too, which waits for pytest's end."""
+    _run("""
+        with Lab() as lab:
+            beijing, shanghai = lab.pair()
+            for pid in halves().values():
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                    os.kill(pid, number)
+            assert ping(beijing, shanghai)
+            beijing.run(["sh", "-c", "kill -INT 1; kill -TERM 1"])
+            assert beijing.run(["true"]).returncode == 0
+            with beijing.popen(["sleep", "1000"]) as program:
+                program.send_signal(signal.SIGINT)  # a program dies of it as ever
+                assert program.wait(60) == -signal.SIGINT
+    """)
+
+
+def test_an_interrupted_request_spoils_nothing() -> None:
+    """Ctrl-C in the middle of a request ends that request; the next ones get their own answers."""
+    _run("""
+        class Interrupt(Exception):
+            pass
+
+        def interrupt(*_):
+            raise Interrupt
+
+        with Lab() as lab:
+            beijing, shanghai = lab.pair()
+            signal.signal(signal.SIGALRM, interrupt)
+            for number in range(1, 300):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, number * 1e-6)
+                    while True:
+                        beijing.socket().close()
+                except Interrupt:
+                    pass
+                name = ("ipv4.ip_forward", "ipv4.ip_default_ttl")[number % 2]
+                assert beijing.sysctl(name) == ("0", "64")[number % 2]
+            assert ping(beijing, shanghai)
+    """)
+
+
+def test_threads_may_ask_at_the_same_time(netns_pair: Pair) -> None:
+    """Each of several threads gets the answers to its own requests."""
+    beijing, shanghai = netns_pair
+    failures: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(10):
+                with Lab() as lab:
+                    host = lab.host(f"host{number}")
+                    host.sysctl("ipv4.ip_default_ttl", 10 + number)
+                    assert host.sysctl("ipv4.ip_default_ttl") == str(10 + number)
+                    with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as inside:
+                        assert inside.family == socket.AF_INET
+                assert ping(beijing, shanghai)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_fork_may_use_the_hosts_and_leaves_them_to_its_parent(netns_pair: Pair) -> None:
+    """A fork of the test process asks over a channel of its own, at the same time as its parent."""
+    beijing, shanghai = netns_pair
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                for _ in range(5):
+                    assert ping(beijing, shanghai)
+                    assert beijing.call(lambda: 42) == 42
+                    assert shanghai.run(["true"]).returncode == 0
+                    with Lab() as lab:
+                        assert ping(*lab.pair())
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    for _ in range(20):
+        assert ping(beijing, shanghai)
+        beijing.socket().close()
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    assert ping(beijing, shanghai)
+
+
+def test_the_end_of_a_fork_is_not_the_end_of_the_helper() -> None:
+    """A fork that exits as Python does leaves the helper to its parent; one that stays holds nothing up."""
+    _run("""
+        with Lab() as lab:
+            beijing, shanghai = lab.pair()
+            pid = os.fork()
+            if pid == 0:
+                assert beijing.call(os.getppid) == 0
+                sys.exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert ping(beijing, shanghai)
+            program = beijing.popen(["sleep", "1000"])
+            read, write = os.pipe()
+            stays = os.fork()
+            if stays == 0:
+                os.close(write)
+                os.read(read, 1)  # until the parent says that all is over
+                os._exit(0)
+        helper = halves()["outer"]
+        _broker.shut_down()
+        assert not os.path.exists(f"/proc/{helper}")
+        assert program.wait(60) == -signal.SIGKILL
+        os.write(write, b"x")
+        os.waitpid(stays, 0)
+    """)
+
+
+def test_too_many_open_files_are_an_error_and_nothing_half_made() -> None:
+    """Where the limit of open files is reached, the error names it; what was under way is undone."""
+    _run("""
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        with Lab() as first:
+            assert ping(*first.pair())
+            before = descriptors()
+            with Lab() as lab:
+                for number in range(200):
+                    held = descriptors()
+                    spare = os.dup(0)  # to look with
+                    try:
+                        lab.pair()
+                    except KernelError as error:
+                        assert error.errno == 24 and "256 files" in str(error), error
+                        assert "ulimit -n" in str(error), error
+                        os.close(spare)
+                        assert descriptors() == held
+                        break
+                    os.close(spare)
+                else:
+                    sys.exit("200 pairs fit into 256 descriptors")
+                assert number > 30
+            assert descriptors() == before
+            assert ping(*first.pair())
+    """)
+
+
+@pytest.mark.parametrize("left", range(8))
+def test_descriptors_that_do_not_fit_are_noticed(left: int) -> None:
+    """With few descriptors left, a request gets all that it needs, or an error; and none is lost."""
+    _run(f"""
+        import resource
+        with Lab() as lab:
+            host = lab.host()
+            host.call(os.getpid)
+            before = descriptors()
+            highest = max(map(int, os.listdir("/proc/self/fd")))
+            fillers = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            try:
+                while True:
+                    fillers.append(os.dup(0))
+            except OSError:
+                pass
+            for fd in fillers[:{left}]:
+                os.close(fd)
+            del fillers[:{left}]
+            for use in (
+                lambda: host.socket().close(),
+                lambda: Namespace().close(),
+                lambda: Lab().host().close(),
+                lambda: host.run(["true"]),
+                lambda: host.call(os.getpid),
+                lambda: host.sysctl("ipv4.ip_forward"),
+            ):
+                try:
+                    use()
+                except OSError as error:
+                    assert error.errno == 24, error
+            for fd in fillers:
+                os.close(fd)
+            assert descriptors() == before, (descriptors(), before)
+            assert host.run(["true"]).returncode == 0
+            assert host.call(os.getppid) == 0
+    """)
+
+
+def test_many_networks_at_once() -> None:
+    """More descriptors than select(2) knows are no obstacle."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"at most {hard} open files are allowed here")
+    _run("""
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 2000))
+        fillers = [os.dup(0) for _ in range(1100)]
+        with Lab() as lab:
+            beijing, shanghai = lab.pair()
+            assert ping(beijing, shanghai)
+            assert beijing.call(lambda: 42) == 42
+            assert beijing.run(["echo", "x"], capture_output=True).stdout
+            assert beijing.interfaces
+    """)
+
+
+def test_the_kernels_limit_of_namespaces_is_an_error_and_nothing_half_made() -> None:
+    """Where user.max_net_namespaces ends a set-up half-way, the error says so, and what was made goes."""
+    done = _run("""
+        from pytest_netns import _kernel
+        uid, gid = os.geteuid(), os.getegid()
+        try:
+            _kernel.unshare(_kernel.CLONE_NEWUSER, "CLONE_NEWUSER")
+            for name, text in (("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1")):
+                with open("/proc/self/" + name, "w") as file:
+                    file.write(text)
+            with open("/proc/sys/user/max_net_namespaces", "w") as file:
+                file.write("6")
+        except OSError as error:
+            print("skip", error)
+            sys.exit(0)
+        import time
+        with Lab() as lab:  # the helper has one, a pair three
+            assert ping(*lab.pair())
+            before = descriptors()
+            try:
+                lab.pair()
+            except KernelError as error:
+                assert error.errno == 28, error
+                assert "max_net_namespaces" in str(error), error
+            else:
+                sys.exit("six were allowed, and seven made")
+            assert descriptors() == before
+            deadline = time.monotonic() + 60
+            while True:  # the kernel counts one until it is cleaned up
+                try:
+                    lab.host(), lab.host("other")
+                    break
+                except KernelError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+    """)
+    if done.stdout.startswith("skip"):
+        pytest.skip(done.stdout)
+
+
+def test_the_helper_answers_nonsense_with_an_error(netns: Host) -> None:
+    """A request that no system call takes is refused by name, and the helper goes on."""
+    held = _broker.broker()
+    fd = netns.namespace.fileno()
+    for error, verb, arguments in (
+        (OverflowError, "socket", (2**70, 1, 0)),
+        (TypeError, "socket", ("x", 1, 0)),
+        (ValueError, "sysctl", ("ipv4\0", None)),
+        (TypeError, "sysctl", (None, None)),
+        (TypeError, "socket", (object(), 1, 0)),
+        (NetnsError, "no such verb", ()),
+    ):
+        with pytest.raises(error):
+            held.request(verb, *arguments, fds=[fd])
+    with pytest.raises(ValueError, match="254 descriptors"):
+        held.request("hello", fds=[fd] * 254)
+    assert held.request("sysctl", "ipv4/ip_forward", None, fds=[fd])[0]
+    assert held.alive()
+
+
+def test_a_large_request_and_a_large_answer_arrive_whole(netns: Host) -> None:
+    """Frames larger than a read, and than the buffer of a socket, are put together again."""
+    words = [f"{number:09}" * 100 for number in range(1000)]
+    result = netns.run(["sh", "-c", 'printf %s "$@" | wc -c', "sh", *words], capture_output=True, check=True)
+    assert int(result.stdout) == 900_000
+
+
+def test_a_default_time_out_of_sockets_does_not_reach_the_helper() -> None:
+    """`socket.setdefaulttimeout`, as some suites set it, changes nothing between us and the helper."""
+    _run("""
+        import socket
+        socket.setdefaulttimeout(0.001)
+        with Lab() as lab:
+            host = lab.host()
+            assert host.run(["sleep", "0.1"]).returncode == 0
+            host.popen(["sleep", "1000"])
+            assert os.fork() or os._exit(0 if host.sysctl("ipv4.ip_forward") == "0" else 1) is None
+            assert os.wait()[1] == 0
+    """)
+
+
+def test_a_program_inherits_nothing_of_the_helpers(netns: Host) -> None:
+    """Of open files a program has the three standard ones, and no way to speak to the helper."""
+    result = netns.run(["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, check=True)
+    names = [line.split()[-3] for line in result.stdout.splitlines()[1:]]
+    assert set(names) <= {"0", "1", "2", "3"}, result.stdout  # the fourth is the directory that ls reads
+    assert "socket:" not in result.stdout
+
+
+def test_frames_carry_values_and_descriptors() -> None:
+    """A value arrives as it was, descriptors as duplicates; the end of the other side is an EOFError."""
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        read, write = os.pipe()
+        _channel.send(mine, ("verb", 1, b"x", None, {"a": [1.5, True]}), [read, write])
+        value, fds = _channel.receive(theirs)
+        assert value == ("verb", 1, b"x", None, {"a": [1.5, True]})
+        assert [os.fstat(fd).st_ino for fd in fds] == [os.fstat(fd).st_ino for fd in (read, write)]
+        assert not any(map(os.get_inheritable, fds))
+        mine.send(b"\x20")  # a frame that breaks off
+        mine.close()
+        with pytest.raises(EOFError):
+            _channel.receive(theirs)
+        for fd in (read, write, *fds):
+            os.close(fd)
+
+
+def test_what_cannot_be_sent_is_refused_before_it_is_sent() -> None:
+    """Other than plain values are a TypeError that shows them, and leave the channel as it was."""
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        with pytest.raises(TypeError, match="object at"):
+            _channel.send(mine, object())
+        _channel.send(mine, "next")
+        assert _channel.receive(theirs) == ("next", [])
+
+
+def test_a_helper_that_cannot_start_is_explained(tmp_path: Path) -> None:
+    """An interpreter that fails says so in the error, and all that was opened for it is closed."""
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 'no interpreter today' >&2\nexit 3\n")
+    fake.chmod(0o755)
+    _run(f"""
+        before = descriptors()
+        sys.executable, real = {str(fake)!r}, sys.executable
+        for _ in range(3):
+            try:
+                Lab().pair()
+            except NetnsError as error:
+                assert "no interpreter today" in str(error), error
+            else:
+                sys.exit("it worked")
+        sys.executable = "/nonexistent"
+        try:
+            Lab().pair()
+        except OSError as error:
+            assert error.errno == 2
+        sys.executable = real
+        with Lab() as lab:
+            assert ping(*lab.pair())
+        _broker.shut_down()
+        assert descriptors() == before, (descriptors(), before)
+    """)

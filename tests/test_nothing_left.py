@@ -1,0 +1,382 @@
+"""``kill -9`` of pytest at a random moment leaves no process, namespace, interface, mount or file behind.
+
+A few kills by default; ``NETNS_KILLS=50 pytest tests/test_nothing_left.py`` for a campaign. The moments are
+random, and chosen by ``NETNS_SEED``; a failing test prints its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+KILLS = int(os.environ.get("NETNS_KILLS", "6"))
+SEED = int(os.environ.get("NETNS_SEED", "1"))
+#: Who is killed. xdist replaces a worker that dies; so after a worker the controller is killed, a bit later.
+VICTIMS = ("pytest", "its process group", "controller", "worker", "all of xdist's group")
+#: The end takes milliseconds; a machine that is busy, or cleans up thousands of namespaces, may take longer.
+LIMIT = 60.0
+
+SESSION = '''
+import os
+import signal
+import time
+
+import pytest
+from pytest_netns import Namespace, ping
+
+TAG = os.environ["NETNS_KILL_TAG"]
+
+
+def start_daemon():
+    """Detach by every means: another parent, session and group, deaf to every signal that can be refused."""
+    for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
+        try:
+            signal.signal(number, signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        while True:
+            time.sleep(1000)
+
+
+@pytest.mark.parametrize("number", range(300))
+def test_much(netns_pair, netns, number):
+    beijing, shanghai = netns_pair
+    named = Namespace(name=f"{TAG}-{os.getpid()}") if os.environ["NETNS_KILL_NAMED"] else None
+    program = beijing.popen(["sleep", "1000"])
+    with shanghai.enter() as run:
+        run(start_daemon)
+        assert ping(beijing, shanghai)
+        assert run(os.getpid)
+        beijing.run(["true"], check=True)
+        run(time.sleep, 0.02)
+    netns.call(start_daemon)
+    if named is not None:
+        named.close()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("number", range(100))
+def test_body(number):
+    start_daemon()
+
+
+@pytest.mark.skipif("NETNS_KILL_CRASH" not in os.environ, reason="only where a worker is to crash")
+def test_crash(netns_pair):
+    for host in netns_pair:
+        host.popen(["sleep", "1000"])
+        host.call(start_daemon)
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def test_the_end_leaves_nothing(session: Session) -> None:
+    """A session that comes to its own end leaves nothing either, and does what the killed ones are to do."""
+    result = session.run("-k", "0-0 or test_much[0] or test_body[0]")
+    assert "2 passed" in result, result
+    session.assert_nothing_left()
+
+
+def test_a_worker_that_dies_leaves_nothing(session: Session) -> None:
+    """When an xdist worker is killed in a test, xdist goes on to the end of the session, and all is gone."""
+    pytest.importorskip("xdist")
+    session.environment["NETNS_KILL_CRASH"] = "yes"
+    result = session.run("-n", "2", "-k", "test_crash or test_body[0] or test_body[1]")
+    assert "1 failed, 2 passed" in result, result
+    session.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_kill_9_at_a_random_moment_leaves_nothing(session: Session, number: int) -> None:
+    """Whoever is killed with SIGKILL, and whenever, everything that the session has made goes with it."""
+    victim = VICTIMS[number % len(VICTIMS)]
+    moment = random.Random(f"{SEED} {number}").uniform(0, 1.5)
+    session.start(workers=0 if victim in VICTIMS[:2] else 2)
+    # Some kills are to hit imports and the helper's start, most of them networks.
+    if number % 4 != 1:
+        session.wait_for_networks()
+    session.live_for(moment)
+    session.kill(victim)
+    print(f"{victim} after {moment:.3f} s (seed {SEED}); by then {len(session.namespaces)} namespaces seen")
+    session.assert_nothing_left()
+
+
+@pytest.mark.parametrize("identity", ["root", "own"])
+def test_the_kernel_counts_no_namespace_after_a_kill_9(
+    session: Session, identity: str, tmp_path: Path
+) -> None:
+    """The kernel's own count of network namespaces goes back to none.
+
+    The session runs in a user namespace that allows a number of them. When it has been killed, one is
+    allowed; the kernel grants it only when it counts no other (ENOSPC until then).
+    """
+    uid = os.geteuid()
+    counted = subprocess.run(
+        [sys.executable, "-c", COUNTED, "0" if identity == "root" else str(uid), *session.command()],
+        cwd=tmp_path,
+        env={**session.environment, "NETNS_KILL_NAMED": ""},  # root of a user namespace may not mount
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
+        check=False,
+    )
+    if counted.returncode == 77:
+        pytest.skip(f"no user namespace with a limit of its own: {counted.stdout}")
+    assert counted.returncode == 0, counted.stdout + counted.stderr
+    assert counted.stdout.splitlines()[-1] == "granted", counted.stdout + counted.stderr
+
+
+COUNTED = """
+import os, signal, subprocess, sys, time
+from pytest_netns import _kernel
+
+inner_uid, *command = sys.argv[1:]
+uid, gid = os.geteuid(), os.getegid()
+
+def limit(number):
+    with open("/proc/sys/user/max_net_namespaces", "w") as file:
+        file.write(str(number))
+
+try:
+    _kernel.unshare(_kernel.CLONE_NEWUSER, "CLONE_NEWUSER")
+    if int(inner_uid) == uid:
+        _kernel.map_own_identity(uid, gid)
+    else:
+        for name, text in (("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1")):
+            with open("/proc/self/" + name, "w") as file:
+                file.write(text)
+    limit(1000)
+except OSError as error:
+    print(error)
+    sys.exit(77)
+
+def granted():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
+            code = 0
+        except OSError as error:
+            code = error.errno
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+output = open("session.txt", "w+")
+session = subprocess.Popen(command, stdout=output, stderr=output)
+deadline = time.monotonic() + 60
+while os.pread(output.fileno(), 1 << 20, 0).count(b" PASSED") < 3:
+    if session.poll() is not None or time.monotonic() > deadline:
+        sys.exit("the session did not run: " + os.pread(output.fileno(), 1 << 20, 0).decode())
+    time.sleep(0.01)
+limit(1)
+if granted():
+    sys.exit("the count means nothing: a namespace was granted while the session had its own")
+session.kill()
+session.wait()
+while not granted():
+    if time.monotonic() > deadline:
+        sys.exit("the kernel still counts a namespace")
+    time.sleep(0.01)
+print("granted")
+"""
+
+
+class Session:
+    """A pytest session in a process of its own; all its descendants carry a mark in their environment."""
+
+    def __init__(self, directory: Path) -> None:
+        self.tag = f"kill-{os.getpid()}-{random.SystemRandom().randrange(10**9)}"
+        self.directory = directory
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        (directory / "test_session.py").write_text(SESSION)
+        self.environment = {
+            **os.environ,
+            "NETNS_KILL_TAG": self.tag,
+            "NETNS_KILL_NAMED": "yes" if _may_name() else "",
+            "TMPDIR": str(self.temporary),
+            "PYTHONUNBUFFERED": "1",
+        }
+        for name in [name for name in self.environment if name.startswith("PYTEST_")]:
+            del self.environment[name]
+        self.before = _machine()
+        self.namespaces: set[str] = set()
+        self.process: subprocess.Popen[str] | None = None
+
+    def command(self, *arguments: str) -> list[str]:
+        options = ["-p", "no:cacheprovider", "-v", "-W", "ignore", "--netns-missing=fail"]
+        options += ["--basetemp", str(self.directory / "base"), "--rootdir", str(self.directory)]
+        test = str(self.directory / "test_session.py")
+        return [sys.executable, "-m", "pytest", *options, *arguments, test]
+
+    def run(self, *arguments: str) -> str:
+        result = subprocess.run(
+            self.command(*arguments),
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return result.stdout + result.stderr
+
+    def start(self, workers: int) -> None:
+        if workers and importlib.util.find_spec("xdist") is None:
+            pytest.skip("xdist is not installed")
+        arguments = ["-n", str(workers)] if workers else []
+        with (self.directory / "output.txt").open("w") as output:
+            self.process = subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.directory,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                text=True,
+            )
+
+    def live_for(self, seconds: float) -> None:
+        """The random moment; meanwhile note which namespaces the session makes."""
+        assert self.process is not None
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and self.process.poll() is None:
+            self._note_namespaces()
+            time.sleep(min(left, 0.1))
+
+    def wait_for_networks(self) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + LIMIT
+        while not self.namespaces and self.process.poll() is None:
+            assert time.monotonic() < deadline, (self.directory / "output.txt").read_text()
+            self._note_namespaces()
+            time.sleep(0.01)
+
+    def kill(self, victim: str) -> None:
+        assert self.process is not None
+        self._note_namespaces()
+        if victim == "worker":
+            workers = _children(self.process.pid)
+            if workers:
+                os.kill(random.Random(self.tag).choice(workers), signal.SIGKILL)
+            self.live_for(0.5)
+            self.process.kill()
+        elif "group" in victim:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            self.process.kill()
+        self.process.wait(LIMIT)
+
+    def assert_nothing_left(self) -> None:
+        watched = {pid: os.pidfd_open(pid) for pid in self._processes() if _exists(pid)}
+        deadline = time.monotonic() + LIMIT
+        try:
+            for pid, watch in watched.items():
+                poll = select.poll()
+                poll.register(watch, select.POLLIN)
+                assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), (
+                    f"still there: {_describe(pid)}"
+                )
+        finally:
+            for watch in watched.values():
+                os.close(watch)
+        # One may have been born between the look and the kill.
+        _until(lambda: [_describe(pid) for pid in self._processes()], [], deadline, "processes")
+        _until(lambda: sorted(self.namespaces & set(_namespaces().values())), [], deadline, "namespaces")
+        _until(lambda: [name for name in _names() if self.tag in name], [], deadline, "names in /run/netns")
+        _until(_machine, self.before, deadline, "interfaces, mounts and files of the machine")
+        assert list(self.temporary.iterdir()) == []
+
+    def _processes(self) -> list[int]:
+        """All that carry the mark, wherever they have gone."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and int(entry) != os.getpid():
+                try:
+                    environment = Path(f"/proc/{entry}/environ").read_bytes()
+                except OSError:
+                    continue
+                if f"NETNS_KILL_TAG={self.tag}".encode() in environment.split(b"\0"):
+                    found.append(int(entry))
+        return found
+
+    def _note_namespaces(self) -> None:
+        known = _namespaces()
+        own = os.readlink("/proc/self/ns/net")
+        self.namespaces |= {known[pid] for pid in self._processes() if pid in known} - {own}
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(tmp_path)
+
+
+def _may_name() -> bool:
+    return os.geteuid() == 0
+
+
+def _exists(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def _describe(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        command = "gone"
+    return f"{pid} {command}"
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+def _namespaces() -> dict[int, str]:
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                found[int(entry)] = os.readlink(f"/proc/{entry}/ns/net")
+            except OSError:
+                continue
+    return found
+
+
+def _names() -> list[str]:
+    listed = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [*listed, *(path for path in mounted if path.startswith("/run/netns/"))]
+
+
+def _machine() -> dict[str, list[str]]:
+    """What the machine itself shows; but names in /run/netns, which others may come and go meanwhile."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        "interfaces": sorted(
+            line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]
+        ),
+        "mounts": sorted(path for path in mounted if not path.startswith("/run/netns/")),
+        "files": sorted(os.listdir("/dev/shm")),
+    }
+
+
+def _until(look: Callable[[], object], wanted: object, deadline: float, what: str) -> None:
+    while (seen := look()) != wanted:
+        assert time.monotonic() < deadline, f"{what}: {seen!r}, expected {wanted!r}"
+        time.sleep(0.01)
