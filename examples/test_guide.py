@@ -97,6 +97,15 @@ def test_what_a_ping_says(netns_pair: Pair) -> None:
     assert not ping(beijing, "10.0.0.77", timeout=0.2)
 
 
+@pytest.mark.netns(subnet=None)
+def test_host_without_an_address(netns_pair: Pair) -> None:
+    """What a DHCP test begins with: a server that has an address, a client that has none."""
+    server, client = netns_pair
+    server.add_address("eth0", "10.0.0.1/24")
+    assert server.ip == "10.0.0.1"
+    assert client.ip is None
+
+
 @pytest.mark.parametrize("netns_pair", [{"bridge": False}, {"subnet": None}], indirect=True)
 def test_shapes(netns_pair: Pair) -> None:
     """Indirect parametrize shapes the pair too: here a direct veth pair, and IPv6 only."""

@@ -40,12 +40,11 @@ _OF_PYTEST = re.compile("/(_pytest|pluggy|unittest)/")
 
 _answer_key = pytest.StashKey[Answer]()
 _debugged_key = pytest.StashKey[bool]()
-_measured_key = pytest.StashKey[list[bytes]]()
+_measured_key = pytest.StashKey[list[_coverage.Measured]]()
 
 
 def run_inside(item: pytest.Item, host: Host, body: Callable[[], None], limit: float | None) -> None:
     """Run ``body`` in ``host`` and raise what it raised; :func:`report_from_child` has the rest."""
-    __tracebackhide__ = True
     journal = _journal.Journal()
     try:
         outcome = _wait_for_body(item, host, body, limit, journal)
@@ -64,7 +63,6 @@ def run_inside(item: pytest.Item, host: Host, body: Callable[[], None], limit: f
 def _wait_for_body(
     item: pytest.Item, host: Host, body: Callable[[], None], limit: float | None, journal: _journal.Journal
 ) -> Outcome:
-    __tracebackhide__ = True
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             stream.flush()  # or the child would print it a second time
@@ -106,7 +104,7 @@ class _BodyChild(Child):
         super().__init__(entry, function, name)
 
     def _turn(self, deadline: float | None) -> bool:
-        return super()._turn(None if self._journal.debugging else deadline)
+        return super()._turn(None if self._journal.debugged else deadline)
 
 
 @contextlib.contextmanager
@@ -117,7 +115,6 @@ def _signals_of_a_debugger(journal: _journal.Journal) -> Iterator[None]:
         return
 
     def unless_debugging(own: Callable[[int, Any], Any], number: int, frame: Any) -> None:
-        __tracebackhide__ = True
         if not journal.debugging:
             own(number, frame)
 
@@ -153,7 +150,6 @@ def _read_journal(item: pytest.Item, journal: _journal.Journal) -> None:
 
 def _take_over(item: pytest.Item, answer: Answer) -> None:
     """Do here what the body has done there, as far as pytest has to know; raise what it raised."""
-    __tracebackhide__ = True
     item.user_properties[:] = answer.properties
     for packed in answer.marks:
         name, args, keywords = pickle.loads(packed)

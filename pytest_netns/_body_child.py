@@ -40,7 +40,7 @@ class Answer:
     marks: list[bytes] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
     finalizer: str | None = None
-    coverage: bytes | None = None
+    coverage: _coverage.Measured | None = None
     failed_subtests: int = 0
 
 

@@ -15,7 +15,6 @@ import errno
 import os
 import select
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Sequence
@@ -23,12 +22,10 @@ from typing import Any, NoReturn
 
 from . import _channel, _probe
 from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout
-from ._launch import launch
+from ._launch import REQUEST_LIMIT, launch, new_channel, socket_pair
 
 __all__ = ["Broker", "broker", "shut_down", "start"]
 
-# The kernel's own clean-up of old networks has been seen to hold the lock that a request needs for 8 s.
-_REQUEST_LIMIT = 120.0
 _END_LIMIT = 10.0
 _RAISED = {kind.__name__: kind for kind in (TypeError, ValueError, OverflowError)}
 
@@ -50,13 +47,13 @@ class Broker:
         with contextlib.ExitStack() as undo:
             self._log = os.memfd_create("netns-helper-log", os.MFD_CLOEXEC)
             undo.callback(os.close, self._log)
-            self._lobby, lobby = _socket_pair(socket.SOCK_SEQPACKET)
+            self._lobby, lobby = socket_pair(socket.SOCK_SEQPACKET)
             undo.callback(self._lobby.close)
             with lobby:
-                self._names, names = _socket_pair(socket.SOCK_SEQPACKET)
+                self._names, names = socket_pair(socket.SOCK_SEQPACKET)
                 undo.callback(self._names.close)
                 with names:
-                    self._channel, first = _new_channel()
+                    self._channel, first = new_channel()
                     undo.callback(self._drop_channel)
                     with first:
                         self._process = launch(lobby.fileno(), first.fileno(), names.fileno(), self._log)
@@ -120,20 +117,15 @@ class Broker:
             raise NetnsError(self._last_words()) from None
         except BlockingIOError:  # SO_RCVTIMEO, SO_SNDTIMEO
             self._drop_channel()
-            raise WaitTimeout(f"the helper did not answer {verb!r} within {_REQUEST_LIMIT:g} s") from None
+            raise WaitTimeout(f"the helper did not answer {verb!r} within {REQUEST_LIMIT:g} s") from None
+        except (TypeError, ValueError):
+            raise  # not sent
         except BaseException:
             self._drop_channel()
             raise
-        if outcome == "ok":
-            return values[0], answer
-        if outcome == "unavailable":
-            raise _RefusedError(*values)
-        if outcome == "error":
-            number, message = values
-            if number == errno.ENOSPC and verb == "namespaces":
-                message = _probe.explain(number, message.split(":")[0])
-            raise KernelError(number, message)
-        raise _RAISED.get(values[0], NetnsError)(f"{verb} {arguments!r}: {values[1]}")
+        if outcome != "ok":
+            _raise_refusal(f"{verb} {arguments!r}", outcome, *values)
+        return values[0], answer
 
     def end_processes(self, kind: str, inodes: Sequence[int]) -> int:
         """Kill every process in these namespaces, wait until all are gone, and return how many there were.
@@ -193,7 +185,7 @@ class Broker:
         with contextlib.suppress(OSError):
             self._lobby.send(b"q")
         try:
-            self._process.wait(_REQUEST_LIMIT)
+            self._process.wait(REQUEST_LIMIT)
         finally:
             self._let_go()
 
@@ -225,7 +217,7 @@ class Broker:
             channel.close()
 
     def _open_channel(self) -> socket.socket:
-        mine, theirs = _new_channel()
+        mine, theirs = new_channel()
         with theirs:
             try:
                 socket.send_fds(self._lobby, [b"c"], [theirs.fileno()])
@@ -249,6 +241,18 @@ class Broker:
         return os.pread(self._log, 65536, 0).decode(errors="replace").strip()
 
 
+def _raise_refusal(asked: str, outcome: str, *values: Any) -> NoReturn:
+    if outcome == "raised":
+        kind, message = values
+        raise _RAISED.get(kind, NetnsError)(f"{asked}: {message}")
+    number, message = values
+    if outcome == "unavailable":
+        raise _RefusedError(number, message)
+    if number == errno.ENOSPC and "CLONE_" in message:
+        message = _probe.explain(number, message.split(":")[0])
+    raise KernelError(number, message)
+
+
 def _raise_too_many_files(verb: str) -> NoReturn:
     import resource
 
@@ -258,23 +262,6 @@ def _raise_too_many_files(verb: str) -> NoReturn:
         f"{verb}: this process may have {limit} files open and has reached that. "
         f"Close networks that are no longer needed, or type: ulimit -n {max(4096, 4 * limit)}",
     )
-
-
-def _socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
-    """Two sockets that block, whatever ``socket.setdefaulttimeout`` says; both ends would see that."""
-    pair = socket.socketpair(socket.AF_UNIX, kind)
-    for sock in pair:
-        sock.settimeout(None)
-    return pair
-
-
-def _new_channel() -> tuple[socket.socket, socket.socket]:
-    mine, theirs = _socket_pair(socket.SOCK_STREAM)
-    # By the kernel: Python's own time-outs poll before each read and write, which doubles the system calls.
-    limit = struct.pack("ll", int(_REQUEST_LIMIT), 0)
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        mine.setsockopt(socket.SOL_SOCKET, option, limit)
-    return mine, theirs
 
 
 _current: Broker | None = None

@@ -1,17 +1,25 @@
 """Lines that run in a child count: coverage's data, measured there, joined here.
 
 The child must not touch the data file: it is the test process's. So the child measures into memory, from
-nothing, and the result travels as bytes; they are joined when the tests are over and before anybody saves.
-coverage has no public way to exchange where a running measurement puts its data, so a few of its private
-names are used, and where they are not as expected nothing is measured in children.
+nothing, and the result travels as plain values; they are joined when the tests are over and before anybody
+saves. coverage has no public way to exchange where a running measurement puts its data, so a few of its
+private names are used, and where they are not as expected nothing is measured in children.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Measurement", "join", "start"]
+__all__ = ["Measured", "Measurement", "join", "start"]
+
+
+class Measured(NamedTuple):
+    """What has run, by context and file: line numbers, or arcs from line to line with branch coverage."""
+
+    has_arcs: bool
+    ran: dict[str, dict[str, list[Any]]]
+    tracers: dict[str, str]
 
 
 class Measurement:
@@ -21,12 +29,20 @@ class Measurement:
         self._running = running
         self._data = data
 
-    def stop(self) -> bytes:
-        """End it and return what was measured, as coverage packs it."""
+    def stop(self) -> Measured:
+        """End it and return what was measured."""
         self._running.stop()
         self._running._collector.flush_data()
-        packed: bytes = self._data.dumps()
-        return packed
+        data = self._data
+        files = data.measured_files()
+        ran = {}
+        for context in data.measured_contexts():
+            data.set_query_context(context)
+            ran[context] = {
+                file: (data.arcs(file) if data.has_arcs() else data.lines(file)) for file in files
+            }
+        tracers = {file: tracer for file in files if (tracer := data.file_tracer(file))}
+        return Measured(data.has_arcs(), ran, tracers)
 
 
 def start() -> Measurement | None:
@@ -46,16 +62,22 @@ def start() -> Measurement | None:
     return Measurement(running, data)
 
 
-def join(packed: list[bytes]) -> None:
+def join(parts: list[Measured]) -> None:
     """In the test process: add what children have measured to what is measured here."""
     running = _running()
-    if running is None or not packed:
+    if running is None or not parts:
         return
     data = running.get_data()
-    while packed:
-        one = sys.modules["coverage"].CoverageData(no_disk=True)
-        one.loads(packed.pop())
-        data.update(one)
+    current = getattr(data, "_current_context", None)
+    while parts:
+        has_arcs, ran, tracers = parts.pop()
+        # Not CoverageData.update: files with equal lines before it are taken for duplicates when combined.
+        add = data.add_arcs if has_arcs else data.add_lines
+        for context, files in ran.items():
+            data.set_context(context)
+            add({file: numbers for file, numbers in files.items() if numbers})
+        data.add_file_tracers(tracers)
+    data.set_context(current)
 
 
 def _running() -> Any:

@@ -40,8 +40,11 @@ class KernelError(NetnsError, OSError):
     """The kernel refused a request; ``errno`` is the kernel's own answer."""
 
 
-class ChildError(NetnsError, RuntimeError):
-    """A child process did not bring back a result."""
+class ChildError(NetnsError):
+    """A child process did not bring back a result.
+
+    Not a ``RuntimeError``: a test that expects one from its callable must not be content with this.
+    """
 
 
 class ChildDied(ChildError):

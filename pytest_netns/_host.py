@@ -321,12 +321,15 @@ class Host(Inside):
 
     @property
     def ip(self) -> str | None:
-        """Its first IPv4 address, without prefix length; None if it has none."""
+        """The first IPv4 address that it was given, without prefix length; None if it has none.
+
+        By a plan or :meth:`add_address`: what a program inside changes is not seen here.
+        """
         return next((address for address in self._plain() if ":" not in address), None)
 
     @property
     def ip6(self) -> str | None:
-        """Its first IPv6 address that is not link-local; None if it has none."""
+        """The first IPv6 address that it was given; see :attr:`ip`."""
         return next((address for address in self._plain() if ":" in address), None)
 
     def _plain(self) -> list[str]:
@@ -353,16 +356,22 @@ class Host(Inside):
         return self[interface.name]
 
     def add_address(self, interface: str, address: str) -> None:
-        """Give an interface one more address, such as ``"10.0.0.9/24"``; usable when this returns."""
+        """Give an interface one more address, such as ``"10.0.0.9/24"``; on one that is up it can be used at once."""
         try:
-            parsed = ipaddress.ip_interface(address)
-        except ValueError as error:
-            raise PlanError(f"address {address!r}: {error}; expected one such as '10.0.0.9/24'") from None
-        index = self[interface].index
-        netlink = self.namespace.netlink
-        requests = [_netlink.add_address(index, str(parsed.ip), parsed.network.prefixlen), _netlink.get_link(index)]
-        netlink.batch(requests)
-        self._addresses += (address,)
+            # Without its prefix length it would have no network, and nobody would be reached from it.
+            plain, length = address.split("/")
+            parsed = ipaddress.ip_interface(f"{plain}/{int(length)}")
+        except (ValueError, AttributeError):
+            raise PlanError(
+                f"address {address!r}: expected one with its prefix length, such as '10.0.0.9/24' or 'fd00:10::9/64'"
+            ) from None
+        state = self[interface].state()
+        request = _netlink.add_address(state.index, str(parsed.ip), parsed.network.prefixlen)
+        if parsed.version == 6 and state.operstate == "UP":  # else it becomes usable with the interface
+            self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
+        else:
+            self.namespace.netlink.batch([request])
+        self._addresses += (str(parsed),)
 
 
 class _AttachedHost(Host):

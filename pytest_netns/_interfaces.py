@@ -80,7 +80,11 @@ class Interface:
         self._set(up=True)
 
     def down(self) -> None:
-        """Switch it off; the other end of a veth pair loses its carrier."""
+        """Switch it off; the other end of a veth pair loses its carrier.
+
+        Linux takes the IPv6 addresses of an interface away with that, unless
+        ``host.sysctl("ipv6.conf.eth0.keep_addr_on_down", 1)`` was called before (ip-sysctl.rst).
+        """
         self._set(up=False)
 
     def _set(self, *, up: bool) -> None:

@@ -27,6 +27,9 @@ STREAM, SUBREPORT = b"s", b"r"
 
 _STREAMS = ("stdout", "stderr")
 
+#: Of the first byte.
+_NEVER, _STANDS, _STOOD = b"\0", b"\1", b"\2"
+
 
 class Journal:
     """Written by one child, read by its parent."""
@@ -34,7 +37,7 @@ class Journal:
     def __init__(self) -> None:
         self._entries = os.memfd_create("netns-journal", os.MFD_CLOEXEC)
         self._crash = os.memfd_create("netns-crash", os.MFD_CLOEXEC)
-        os.write(self._entries, b"\0")
+        os.write(self._entries, _NEVER)
         self._lock = threading.Lock()
 
     def write(self, kind: bytes, value: Any) -> None:
@@ -67,11 +70,16 @@ class Journal:
     @property
     def debugging(self) -> bool:
         """Whether the child stands in a debugger; its user must not be interrupted then."""
-        return os.pread(self._entries, 1, 0) == b"\1"
+        return os.pread(self._entries, 1, 0) == _STANDS
 
     @debugging.setter
     def debugging(self, value: bool) -> None:
-        os.pwrite(self._entries, b"\1" if value else b"\0", 0)
+        os.pwrite(self._entries, _STANDS if value else _STOOD, 0)
+
+    @property
+    def debugged(self) -> bool:
+        """Whether it does, or has: what time it took is its user's then."""
+        return os.pread(self._entries, 1, 0) != _NEVER
 
     def close(self) -> None:
         """Let go of the files."""

@@ -75,7 +75,7 @@ class Lab:
         self._open: list[Inside] = []
         self._closed = False
 
-    def host(self, name: str = "host") -> Host:
+    def host(self, name: str = "netns") -> Host:
         """A host by itself: only a loopback interface, up."""
         hosts, _ = self._build(plan_host(name))
         return hosts[name]

@@ -1,14 +1,20 @@
-"""Starts the helper's process: a fresh interpreter, whose cost does not grow with the test process."""
+"""Starts the helper's process, a fresh interpreter, and makes the sockets that lead to it."""
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["launch"]
+__all__ = ["REQUEST_LIMIT", "launch", "new_channel", "socket_pair"]
+
+#: Seconds for an answer. The kernel's own clean-up of old networks has been seen to hold the lock that a
+#: request needs for 8 s.
+REQUEST_LIMIT = 120.0
 
 #: The package is put together by hand: its ``__init__`` and other packages are not for the helper.
 _BOOT = (
@@ -46,3 +52,21 @@ def _processes_to_outlive() -> Sequence[int]:
         # A worker whose controller was killed would live on until its test is over.
         pids.append(os.getppid())
     return [os.pidfd_open(pid) for pid in pids]
+
+
+def socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
+    """Two sockets that block, whatever ``socket.setdefaulttimeout`` says; both ends would see that."""
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for sock in pair:
+        sock.settimeout(None)
+    return pair
+
+
+def new_channel() -> tuple[socket.socket, socket.socket]:
+    """A channel for requests, whose first end gives up after ``REQUEST_LIMIT`` seconds."""
+    mine, theirs = socket_pair(socket.SOCK_STREAM)
+    # By the kernel: Python's own time-outs poll before each read and write, which doubles the system calls.
+    limit = struct.pack("ll", int(REQUEST_LIMIT), 0)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        mine.setsockopt(socket.SOL_SOCKET, option, limit)
+    return mine, theirs

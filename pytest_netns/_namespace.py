@@ -24,6 +24,18 @@ __all__ = ["Namespace"]
 _NAMES = Path("/run/netns")
 
 
+#: How many forks lie between this process and the first; pids may repeat across PID namespaces.
+_forks = 0
+
+
+def _after_fork_in_child() -> None:
+    global _forks  # noqa: PLW0603 - a fact about the process
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Namespace:
     """One Linux network namespace, held by a descriptor.
 
@@ -110,6 +122,7 @@ class Namespace:
         self._name = name
         self._bound: Broker | None = None
         self._netlink = Netlink(netlink)
+        self._forks = _forks
         #: Inode of the namespace's nsfs file: its identity, the number in ``/proc/PID/ns/net``.
         self.id: int = os.fstat(fd).st_ino
 
@@ -125,8 +138,11 @@ class Namespace:
 
     @property
     def netlink(self) -> Netlink:
-        """The rtnetlink socket inside."""
-        self.fileno()
+        """The rtnetlink socket inside; in a forked child one of its own, for answers must not be shared."""
+        fd = self.fileno()
+        if self._forks != _forks:
+            self._netlink = Netlink(broker().request("netlink", fds=[fd])[1][0])
+            self._forks = _forks
         return self._netlink
 
     def fileno(self) -> int:

@@ -168,6 +168,7 @@ class Netlink:
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, fileno=fd)
+        self._socket.setblocking(True)  # whatever socket.setdefaulttimeout says
         self._lock = threading.Lock()
         self._announced: list[bytes] = []
         self._sequence = 0
@@ -276,13 +277,24 @@ class Netlink:
                     _note(message, waiting, tentative)
             self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
 
+    def add_and_wait(self, request: Request, index: int, address: bytes) -> None:
+        """Add an IPv6 address to an interface that is up, and return once it can be used."""
+        self._membership(_ADD_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+        self.batch([request])
+        self.wait_ready([], [], [(index, address)])
+
     def _await(self, deadline: float, waiting: set[int], tentative: set[tuple[int, bytes]]) -> None:
         left = max(0.0, deadline - time.monotonic())
-        if not select.select([self._socket], [], [], left)[0]:
+        if not self._wait(left):
             raise WaitTimeout(
                 f"not ready after {_READY_LIMIT:g} s: interfaces without carrier {sorted(waiting)}, "
                 f"IPv6 addresses not usable {[socket.inet_ntop(socket.AF_INET6, a) for _, a in tentative]}"
             )
+
+    def _wait(self, seconds: float) -> bool:
+        poll = select.poll()  # select would refuse a descriptor above 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _membership(self, verb: int, group: int) -> None:
         self._socket.setsockopt(_SOL_NETLINK, verb, group)
@@ -292,7 +304,7 @@ class Netlink:
             try:
                 data = self._socket.recv(_ENOUGH, socket.MSG_DONTWAIT)
             except BlockingIOError:  # rare: the kernel answers before the send returns
-                if not select.select([self._socket], [], [], _READY_LIMIT)[0]:
+                if not self._wait(_READY_LIMIT):
                     raise WaitTimeout(
                         f"the kernel did not answer a netlink request within {_READY_LIMIT:g} s"
                     ) from None

@@ -10,6 +10,7 @@ __all__ = ["explain"]
 
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _DEBIAN = "/proc/sys/kernel/unprivileged_userns_clone"
+_STATUS = "/proc/self/status"
 
 
 def explain(number: int, what: str) -> str:
@@ -29,17 +30,28 @@ def _cure(number: int, what: str) -> str:
         return (
             "This kernel is built without such namespaces (WSL 1, or CONFIG_NET_NS/CONFIG_USER_NS not set)."
         )
-    if _reads(_APPARMOR) == "1":
-        return (
-            "AppArmor keeps ordinary users from it (Ubuntu 23.10 and later). "
-            "Type: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-        )
+    return _cure_of_policy(what)
+
+
+def _cure_of_policy(what: str) -> str:
     if _reads(_DEBIAN) == "0":
         return (
             "User namespaces are switched off for ordinary users. "
             "Type: sudo sysctl -w kernel.unprivileged_userns_clone=1"
         )
-    if "Seccomp:\t2" in (_reads("/proc/self/status") or ""):
+    filtered = "Seccomp:\t2" in (_reads(_STATUS) or "")
+    # AppArmor lets a user namespace be made and then refuses what it is for; a filter refuses the making.
+    if _reads(_APPARMOR) == "1" and not (filtered and "CLONE_NEWUSER" in what):
+        return (
+            "AppArmor keeps ordinary users from it (Ubuntu 23.10 and later). "
+            "Type: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    if "uid_map" in what and os.geteuid() == 0:
+        return (
+            "Root without CAP_SETFCAP may not map itself (user_namespaces(7)). Start the container with "
+            "--cap-add=SYS_ADMIN --cap-add=NET_ADMIN, or run the tests as an ordinary user."
+        )
+    if filtered:
         return (
             "A seccomp filter forbids it, as Docker's default profile does. Start the container with "
             "--security-opt seccomp=unconfined, or with --cap-add=SYS_ADMIN --cap-add=NET_ADMIN; "

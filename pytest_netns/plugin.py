@@ -290,12 +290,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         report = report_from_child(item, call)
     if call.excinfo is not None and isinstance(call.excinfo.value, NamespacesUnavailable):
-        words = f"no network namespaces here: {call.excinfo.value}"
-        if item.config.stash[_settings_key].missing == "skip":
-            outcome = functools.partial(pytest.skip, words)
-        else:
-            outcome = functools.partial(pytest.fail, words, pytrace=False)
-        call.excinfo = pytest.CallInfo.from_call(outcome, call.when).excinfo
+        refusal = call.excinfo.value
+
+        def skip_or_fail() -> None:
+            words = f"no network namespaces here: {refusal}"
+            if item.config.stash[_settings_key].missing == "skip":
+                pytest.skip(words)
+            pytest.fail(words, pytrace=False)
+
+        call.excinfo = pytest.CallInfo.from_call(skip_or_fail, call.when).excinfo
         return None
     return report
 

@@ -31,6 +31,7 @@ FLOORS = (
     "_netlink",
     "_plan",
     "_transfer",
+    "_scapy",
     "_coverage",
     "_journal",
     "_fork",

@@ -252,7 +252,7 @@ def make_pairs(computer: Host) -> None:
 
 
 def make_bridge_with_ports(computer: Host) -> None:
-    # A bridge that snoops joins the group of snoopers, 224.0.0.106 (RFC 4286), at some moment of the next second;
+    # A bridge that snoops joins the group of snoopers, 224.0.0.106 (RFC 4286), at some moment soon;
     # that is a packet of its own on every port.
     ip(computer, "link add br0 type bridge mcast_snooping 0")
     ip(computer, "link set br0 up")

@@ -1,12 +1,9 @@
-"""Marked tests among pytest's neighbours: async plugins, xdist, coverage, time-outs, JUnit, subtests."""
+"""Marked tests among pytest's neighbours: async plugins, subtests, xdist, JUnit, time-outs."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 
-import coverage
 import pytest
 from marking import Inner, assert_same
 
@@ -138,12 +135,6 @@ def test_fails_besides(subtests):
     with subtests.test():
         assert 1 == 2
     assert 3 == 4
-
-class TestUnit(unittest.TestCase):
-    def test_all_pass(self):
-        for number in range(3):
-            with self.subTest(number=number):
-                self.assertLess(number, 3)
 """
 
 
@@ -310,66 +301,3 @@ def test_lives():
         assert result.ret == 1
         assert "Timeout" in result.stdout.str() + result.stderr.str()
         result.stdout.no_fnmatch_line("*passed*")
-
-
-COVERED = """
-def classify(number):
-    if number > 100:
-        return "large"
-    if number > 10:
-        return "medium"
-    return "small"
-"""
-
-COVERING = """
-import pytest
-from covered import classify
-
-@pytest.mark.netns
-def test_medium():
-    assert classify(50) == "medium"
-
-@pytest.mark.netns
-def test_large():
-    assert classify(500) == "large"
-
-def test_outside():
-    pass
-"""
-
-
-def missing_lines(inner: Inner) -> str:
-    """What ``coverage report`` lists as missing for the module; lines and branches."""
-    command = [sys.executable, "-m", "coverage", "report", "-m", "--include=*covered.py"]
-    report = subprocess.run(command, cwd=inner.path, capture_output=True, text=True, check=True).stdout
-    return next(line for line in report.splitlines() if line.startswith("covered.py")).split("%")[1].strip()
-
-
-@pytest.mark.parametrize("branch", [False, True])
-@pytest.mark.parametrize("way", ["coverage run", "pytest-cov", "pytest-cov with xdist"])
-def test_lines_run_inside_count(inner: Inner, way: str, branch: bool) -> None:
-    """coverage counts what runs in bodies, with nothing configured, and what was never run stays missing."""
-    inner.pytester.makepyfile(covered=COVERED, test_covering=COVERING)
-    options = inner.arguments("test_covering.py")
-    branches = ["--branch"] if branch else []
-    if way == "coverage run":
-        command = [sys.executable, "-m", "coverage", "run", *branches, "-m", "pytest", *options]
-    else:
-        flags = ["--cov=covered", "--cov-report=", *(["--cov-branch"] if branch else [])]
-        workers = ["-p", "xdist", "-n2"] if "xdist" in way else []
-        command = [sys.executable, "-m", "pytest", *options, "-p", "pytest_cov", *flags, *workers]
-    result = inner.pytester.run(*command)
-    result.assert_outcomes(passed=3)
-    assert missing_lines(inner) == "6"
-
-
-def test_coverage_contexts_name_the_test_inside(inner: Inner) -> None:
-    """With ``--cov-context=test`` a line run in a body belongs to that body's test."""
-    inner.pytester.makepyfile(covered=COVERED, test_covering=COVERING)
-    options = inner.arguments("test_covering.py", "-p", "pytest_cov", "--cov=covered", "--cov-context=test")
-    inner.pytester.runpytest_subprocess(*options).assert_outcomes(passed=3)
-    data = coverage.CoverageData(str(inner.path / ".coverage"))
-    data.read()
-    (file,) = data.measured_files()
-    assert data.contexts_by_lineno(file)[3] == ["test_covering.py::test_large|run"]
-    data.close()

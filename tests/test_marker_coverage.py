@@ -1,0 +1,77 @@
+"""Lines that run in a body count, however coverage is run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import coverage
+import pytest
+from marking import Inner
+
+COVERED = """
+def classify(number):
+    if number > 100:
+        return "large"
+    if number > 10:
+        return "medium"
+    return "small"
+"""
+
+COVERING = """
+import pytest
+from covered import classify
+
+@pytest.mark.netns
+def test_medium():
+    assert classify(50) == "medium"
+
+@pytest.mark.netns
+def test_large():
+    assert classify(500) == "large"
+
+def test_outside():
+    pass
+"""
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    return Inner(pytester, monkeypatch)
+
+
+def missing_lines(inner: Inner) -> str:
+    """What ``coverage report`` lists as missing for the module; lines and branches."""
+    command = [sys.executable, "-m", "coverage", "report", "-m", "--include=*covered.py"]
+    report = subprocess.run(command, cwd=inner.path, capture_output=True, text=True, check=True).stdout
+    return next(line for line in report.splitlines() if line.startswith("covered.py")).split("%")[1].strip()
+
+
+@pytest.mark.parametrize("branch", [False, True])
+@pytest.mark.parametrize("way", ["coverage run", "pytest-cov", "pytest-cov with xdist"])
+def test_lines_run_inside_count(inner: Inner, way: str, branch: bool) -> None:
+    """coverage counts what runs in bodies, with nothing configured, and what was never run stays missing."""
+    inner.pytester.makepyfile(covered=COVERED, test_covering=COVERING)
+    options = inner.arguments("test_covering.py")
+    branches = ["--branch"] if branch else []
+    if way == "coverage run":
+        command = [sys.executable, "-m", "coverage", "run", *branches, "-m", "pytest", *options]
+    else:
+        flags = ["--cov=covered", "--cov-report=", *(["--cov-branch"] if branch else [])]
+        workers = ["-p", "xdist", "-n2"] if "xdist" in way else []
+        command = [sys.executable, "-m", "pytest", *options, "-p", "pytest_cov", *flags, *workers]
+    result = inner.pytester.run(*command)
+    result.assert_outcomes(passed=3)
+    assert missing_lines(inner) == "6"
+
+
+def test_coverage_contexts_name_the_test_inside(inner: Inner) -> None:
+    """With ``--cov-context=test`` a line run in a body belongs to that body's test."""
+    inner.pytester.makepyfile(covered=COVERED, test_covering=COVERING)
+    options = inner.arguments("test_covering.py", "-p", "pytest_cov", "--cov=covered", "--cov-context=test")
+    inner.pytester.runpytest_subprocess(*options).assert_outcomes(passed=3)
+    data = coverage.CoverageData(str(inner.path / ".coverage"))
+    data.read()
+    (file,) = data.measured_files()
+    assert data.contexts_by_lineno(file)[3] == ["test_covering.py::test_large|run"]
+    data.close()

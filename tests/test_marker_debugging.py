@@ -1,0 +1,202 @@
+"""Debugging a body: pdb stands inside the host, on a terminal of the user's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from marking import Inner
+
+#: Makes the terminal on descriptor 0 that of the new session, so that Ctrl-C becomes a signal.
+LAUNCHER = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+PATIENCE = 60.0
+
+SOURCE = """
+import os, socket
+import pytest
+
+@pytest.fixture
+def around(tmp_path_factory):
+    yield
+    (tmp_path_factory.getbasetemp() / "torn-down").touch()
+
+@pytest.mark.netns(timeout=60)
+def test_fails(around):
+    secret = 6 * 7
+    print("printed before")
+    assert secret == 41
+
+@pytest.mark.netns(timeout=60)
+def test_stops(around):
+    secret = 6 * 7
+    breakpoint()
+    assert secret == 42
+
+@pytest.mark.netns
+@pytest.mark.xfail
+def test_expected(around):
+    assert False
+"""
+
+
+class Terminal:
+    """A program on a terminal of its own, and what its user types and sees."""
+
+    def __init__(self, command: list[str], directory: Path) -> None:
+        self._fd, theirs = pty.openpty()
+        self._seen = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER, *command],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=directory,
+            start_new_session=True,
+            env={**os.environ, "TERM": "dumb", "PYTHON_COLORS": "0"},
+        )
+        os.close(theirs)
+
+    def expect(self, pattern: str) -> str:
+        """Read on until the pattern appears; return what came before and with it."""
+        deadline = time.monotonic() + PATIENCE
+        while not (match := re.search(pattern, self._seen)):
+            left = max(0.0, deadline - time.monotonic())
+            assert select.select([self._fd], [], [], left)[0], f"no {pattern!r} in:\n{self._seen}"
+            try:
+                piece = os.read(self._fd, 65536)
+            except OSError:  # how Linux says that nobody has the other end any more
+                piece = b""
+            assert piece, f"ended without {pattern!r}:\n{self._seen}"
+            self._seen += piece.decode(errors="replace")
+        text, self._seen = self._seen[: match.end()], self._seen[match.end() :]
+        return text
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        os.close(self._fd)
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    return Inner(pytester, monkeypatch)
+
+
+@contextlib.contextmanager
+def session(inner: Inner, *arguments: str) -> Iterator[Terminal]:
+    inner.pytester.makepyfile(test_small=SOURCE)
+    options = inner.arguments("--basetemp=base", *arguments)
+    terminal = Terminal([sys.executable, "-m", "pytest", *options], inner.path)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def ask(terminal: Terminal, question: str, answer: str) -> None:
+    terminal.expect(r"\(Pdb\) ")
+    terminal.type(question + "\n")
+    terminal.expect(answer)
+
+
+def test_pdb_opens_inside_on_a_failure(inner: Inner) -> None:
+    """With ``--pdb`` the debugger stands at the failed line, inside the host, with the body's variables."""
+    with session(inner, "--pdb", "-k", "fails or expected") as terminal:
+        before = terminal.expect("entering PDB")
+        assert "assert 42 == 41" in before
+        assert "printed before" in before
+        ask(terminal, "p secret + 1", r"\b43\b")
+        ask(terminal, "p [name for _, name in socket.if_nameindex()]", r"\['lo'\]")
+        ask(terminal, "c", "1 failed, 1 deselected, 1 xfailed")
+        assert terminal.process.wait(PATIENCE) == 1
+    assert (inner.path / "base" / "torn-down").exists()
+
+
+def test_quitting_the_debugger_ends_the_session(inner: Inner) -> None:
+    """``q`` at the debugger's prompt ends the session as it does elsewhere; fixtures are torn down."""
+    with session(inner, "--pdb", "-k", "fails or expected") as terminal:
+        ask(terminal, "q", "Exit: Quitting debugger")
+        assert terminal.process.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
+    assert (inner.path / "base" / "torn-down").exists()
+
+
+@pytest.mark.parametrize("capture", ["fd", "sys"])
+def test_breakpoint_stops_inside_and_keeps_ctrl_c(inner: Inner, capture: str) -> None:
+    """``breakpoint()`` in a body opens a prompt inside the host; Ctrl-C there is the debugger's affair."""
+    with session(inner, f"--capture={capture}", "-k", "stops") as terminal:
+        ask(terminal, "p secret + 1", r"\b43\b")
+        ask(terminal, "p [name for _, name in socket.if_nameindex()]", r"\['lo'\]")
+        terminal.expect(r"\(Pdb\) ")
+        terminal.type("\x03")
+        terminal.expect("KeyboardInterrupt")
+        ask(terminal, "p secret + 2", r"\b44\b")
+        ask(terminal, "c", "1 passed, 2 deselected")
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+def test_no_time_runs_out_in_the_debugger(inner: Inner) -> None:
+    """Neither the marker's limit nor pytest-timeout's ends a body whose debugger is open."""
+    inner.pytester.makepyfile(test_small=SOURCE.replace("timeout=60", "timeout=4"))
+    limit = ["-p", "pytest_timeout", "--timeout=4", "-otimeout_func_only=true"]
+    options = inner.arguments(*limit, "-k", "stops", "test_small.py")
+    terminal = Terminal([sys.executable, "-m", "pytest", *options], inner.path)
+    try:
+        ask(terminal, "import time; begin = time.monotonic()", "\n")
+        ask(terminal, "while time.monotonic() < begin + 4.5: pass", "\n")
+        ask(terminal, "p secret + 1", r"\b43\b")
+        ask(terminal, "c", "1 passed, 2 deselected")
+    finally:
+        terminal.close()
+
+
+def test_trace_steps_through_a_body(inner: Inner) -> None:
+    """With ``--trace`` the debugger stops at a body's first line, inside."""
+    with session(inner, "--trace", "-k", "stops") as terminal:
+        terminal.expect("secret = 6")
+        ask(terminal, "p [name for _, name in socket.if_nameindex()]", r"\['lo'\]")
+        ask(terminal, "n", r"breakpoint\(\)")
+        ask(terminal, "p secret + 1", r"\b43\b")
+        terminal.expect(r"\(Pdb\) ")
+        terminal.type("q\n")
+        terminal.expect("Exit: Quitting debugger")
+
+
+def test_ctrl_c_ends_a_body_and_the_session(inner: Inner) -> None:
+    """Ctrl-C while a body runs ends it and the session; fixtures are torn down."""
+    source = (
+        SOURCE
+        + """
+@pytest.mark.netns
+def test_waits(around, tmp_path):
+    os.write(2, b"WAITING")
+    __import__("time").sleep(1000)
+"""
+    )
+    inner.pytester.makepyfile(test_small=source)
+    options = inner.arguments("--basetemp=base", "--capture=no", "-k", "waits", "test_small.py")
+    terminal = Terminal([sys.executable, "-m", "pytest", *options], inner.path)
+    try:
+        terminal.expect("WAITING")
+        terminal.type("\x03")
+        terminal.expect("!!! KeyboardInterrupt !!!")
+        assert terminal.process.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
+    finally:
+        terminal.close()
+    assert (inner.path / "base" / "torn-down").exists()
