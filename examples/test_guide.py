@@ -45,9 +45,7 @@ def test_commands(netns_pair: Pair) -> None:
     shown = beijing.run(["ip", "-brief", "address"], check=True, capture_output=True, text=True, timeout=10)
     assert "10.0.0.1/24" in shown.stdout
     echo = "import sys; print(sys.stdin.readline().upper(), end='')"
-    with shanghai.popen(
-        [sys.executable, "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as program:
+    with shanghai.popen([sys.executable, "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.communicate(b"hello\n", timeout=10) == (b"HELLO\n", None)
 
 

@@ -17,11 +17,7 @@ def main() -> int:
     except NamespacesUnavailable as error:
         print(f"no: {error}")
         return 1
-    how = (
-        "inside a user namespace of our own"
-        if held.rootless
-        else "directly, with the privileges of this process"
-    )
+    how = "inside a user namespace of our own" if held.rootless else "directly, with the privileges of this process"
     print(f"yes: network namespaces, {how}")
     print(f"{'yes' if held.ipv6 else 'no'}: IPv6")
     print(f"{'yes' if held.own_proc else 'no'}: /proc and /sys of their own for hosts")

@@ -184,9 +184,7 @@ def report_from_child(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.
     report.sections[:0] = answer.sections
     if answer.failed_subtests and report.passed:
         report.outcome = "failed"
-        report.longrepr = (
-            f"contains {answer.failed_subtests} failed subtest{'s' if answer.failed_subtests > 1 else ''}"
-        )
+        report.longrepr = f"contains {answer.failed_subtests} failed subtest{'s' if answer.failed_subtests > 1 else ''}"
     return report
 
 

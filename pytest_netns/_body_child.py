@@ -67,9 +67,7 @@ def run_in_child(
     _fill(answer, item, call, sections)
     postponed = getattr(item, "_explicit_tearDown", None)  # of a unittest.TestCase, with --pdb
     answer.finalizer = _finalize([*added, *([postponed] if postponed is not None else [])])
-    answer.properties = [
-        (name, value if _pickled(value) else str(value)) for name, value in item.user_properties
-    ]
+    answer.properties = [(name, value if _pickled(value) else str(value)) for name, value in item.user_properties]
     answer.marks = [
         data for mark in item.own_markers[marks:] if (data := _pickled((mark.name, mark.args, mark.kwargs)))
     ]
@@ -146,9 +144,7 @@ def _record_warnings_too(show: Callable[..., None]) -> None:
 
     def both(message: Any, category: Any, filename: str, lineno: int, *_: Any, **__: Any) -> None:
         forward(message, category, filename, lineno)
-        show(
-            message, category, filename, lineno, io.StringIO()
-        )  # where nobody records, it would be printed twice
+        show(message, category, filename, lineno, io.StringIO())  # where nobody records, it would be printed twice
 
     warnings.showwarning = both
 

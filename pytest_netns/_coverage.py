@@ -38,9 +38,7 @@ class Measurement:
         ran = {}
         for context in data.measured_contexts():
             data.set_query_context(context)
-            ran[context] = {
-                file: (data.arcs(file) if data.has_arcs() else data.lines(file)) for file in files
-            }
+            ran[context] = {file: (data.arcs(file) if data.has_arcs() else data.lines(file)) for file in files}
         tracers = {file: tracer for file in files if (tracer := data.file_tracer(file))}
         return Measured(data.has_arcs(), ran, tracers)
 

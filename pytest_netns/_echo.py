@@ -111,8 +111,7 @@ def open_sockets(source: Host, version: int, ttl: int, timeout: float) -> Iterat
             talk.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         else:  # two: the kernel is to fill in the checksums of echoes, yet not to hide replies with a bad one
             talk, listen = (
-                stack.enter_context(source.socket(socket.AF_INET6, socket.SOCK_RAW, _PROTOCOL[6]))
-                for _ in range(2)
+                stack.enter_context(source.socket(socket.AF_INET6, socket.SOCK_RAW, _PROTOCOL[6])) for _ in range(2)
             )
             talk.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _all_but((), words=8))
             talk.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
@@ -250,9 +249,7 @@ class Exchange:
             while True:
                 data, extra, _, sender = self._listen.recvmsg(65_535, 256, socket.MSG_DONTWAIT)
                 found = {kind: value for _, kind, value in extra}
-                (hops,), (traffic,) = map(
-                    _INT.unpack, (found[socket.IPV6_HOPLIMIT], found[socket.IPV6_TCLASS])
-                )
+                (hops,), (traffic,) = map(_INT.unpack, (found[socket.IPV6_HOPLIMIT], found[socket.IPV6_TCLASS]))
                 head = struct.pack("!IHBB", 6 << 28 | traffic << 20, len(data), socket.IPPROTO_ICMPV6, hops)
                 origin = socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0])
                 yield head + origin + found[socket.IPV6_PKTINFO][:16] + data

@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["become"]
 
 
-def become(spec: dict[str, Any], fds: list[int], error_pipe: int) -> None:
+def become(spec: dict[str, Any], fds: list[int], error_pipe: int) -> None:  # noqa: C901 - steps in a row
     """Turn this process into ``spec['argv']``; never returns. ``fds[i]`` becomes descriptor ``spec['targets'][i]``."""
     stage = "start"
     try:

@@ -256,7 +256,7 @@ def _wait_for_child(child: Child, frames: socket.socket, report: int) -> NoRetur
     try:
         entry = child.entry
         directory = os.getcwd()
-        for step, (fd, flag, what) in enumerate(_steps(entry)):
+        for step, (fd, flag, what) in enumerate(_steps(entry)):  # noqa: B007 - told if it fails
             _kernel.setns(fd, flag, what)
         step = -1
         pid = os.fork()
@@ -295,7 +295,9 @@ def _steps(entry: Entry) -> Iterator[tuple[int, int, str]]:
 
 def _entry_error(entry: Entry, name: str, number: int, step: int) -> NetnsError:
     if step == -1:
-        return NetnsError(f"{name} could not start in {entry.where}: its helper process has ended ({os.strerror(number)})")
+        return NetnsError(
+            f"{name} could not start in {entry.where}: its helper process has ended ({os.strerror(number)})"
+        )
     what = [what for _, _, what in _steps(entry)][step]
     return KernelError(number, f"{name} could not enter the {what} of {entry.where}: {os.strerror(number)}")
 
@@ -312,11 +314,19 @@ def _run(child: Child, frames: socket.socket, directory: str) -> NoReturn:
                 os.chdir(directory)  # entering a mount namespace has moved us to its root
         faulthandler.register(_SHOW_STACKS, file=child._stacks, all_threads=True, chain=True)
         send = _Sender(frames)
-        streams = [_InMemory(stream, send) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+        streams = [
+            _InMemory(stream, send) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)
+        ]
         send.forward_logs_and_warnings()
+        me = os.getpid()
         try:
-            answer = (_transfer.VALUE, _transfer.pack_value(child.function(), child.function))
+            value = child.function()
+            if os.getpid() != me:
+                os._exit(0)  # a fork of the callable has come back; the answer is not its to give
+            answer = (_transfer.VALUE, _transfer.pack_value(value, child.function))
         except BaseException as error:
+            if os.getpid() != me:
+                os._exit(1)
             own_frames = error.__traceback__
             error.__traceback__ = own_frames.tb_next if own_frames is not None else None
             answer = (_transfer.EXCEPTION, _transfer.pack_exception(error))
@@ -350,7 +360,9 @@ class _Sender:
         root.handlers = [h for h in root.handlers if isinstance(getattr(h, "stream", None), io.StringIO)]
         root.addHandler(_Forward(self))
 
-        def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+        ) -> None:
             self(_transfer.WARNING, _transfer.pack_warning(message, category, filename, lineno))
 
         warnings.showwarning = show

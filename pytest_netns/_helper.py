@@ -52,9 +52,7 @@ _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 class Inner:
     """PID 1: serves requests until the test process is gone."""
 
-    def __init__(
-        self, rootless: bool, lobby: _socket.socket, first: _socket.socket, watched: list[int]
-    ) -> None:
+    def __init__(self, rootless: bool, lobby: _socket.socket, first: _socket.socket, watched: list[int]) -> None:
         self.rootless = rootless
         self.lobby = lobby
         self.watched = watched

@@ -22,8 +22,6 @@ from ._plan import check_host_name
 from ._process import Popen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import ParamSpec, Self
 
     P = ParamSpec("P")
@@ -145,7 +143,7 @@ class Inside:
         self,
         args: Any,
         *positional: Any,
-        input: Any = None,  # noqa: A002 - subprocess.run's keyword
+        input: Any = None,
         capture_output: bool = False,
         timeout: float | None = None,
         check: bool = False,
@@ -176,7 +174,10 @@ class Inside:
         return subprocess.CompletedProcess(process.args, code, stdout, stderr)
 
     def socket(
-        self, family: int = _socket.AF_INET, type: int = _socket.SOCK_STREAM, proto: int = 0  # noqa: A002
+        self,
+        family: int = _socket.AF_INET,
+        type: int = _socket.SOCK_STREAM,
+        proto: int = 0,
     ) -> _socket.socket:
         """Open an ordinary socket that lives inside and is used from here, raw ones and low ports included.
 

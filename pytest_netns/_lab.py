@@ -124,9 +124,7 @@ class Lab:
         with contextlib.ExitStack() as undo:
             namespaces = self._namespaces(names, undo)
             addresses = _addresses(plan)
-            hosts = {
-                name: Host(name, namespaces[name], tuple(addresses.get(name, ()))) for name in plan.hosts
-            }
+            hosts = {name: Host(name, namespaces[name], tuple(addresses.get(name, ()))) for name in plan.hosts}
             bridges = {name: Bridge(name, namespaces[name]) for name in plan.bridges}
             _configure(plan, namespaces)
             undo.pop_all()

@@ -128,11 +128,7 @@ def check_interface_name(value: object, word: str = "interface name") -> None:
     size = len(value.encode("utf-8", "surrogatepass"))
     if size > 15:
         raise PlanError(f"{word} {value!r} is {size} bytes long; Linux takes 15 at most (IFNAMSIZ)")
-    if (
-        value in (".", "..", "lo", "all", "default")
-        or not re.fullmatch(r"[!-~]+", value)
-        or set("/:%") & set(value)
-    ):
+    if value in (".", "..", "lo", "all", "default") or not re.fullmatch(r"[!-~]+", value) or set("/:%") & set(value):
         raise PlanError(
             f"{word} {value!r}: expected printable ASCII without space, '/', ':' or '%', and not a reserved word"
         )
@@ -170,9 +166,7 @@ def _network(word: str, value: object, version: int) -> Network | None:
     if value is None:
         return None
     if not isinstance(value, str) or "/" not in value:
-        raise PlanError(
-            f"{word} {value!r}: expected a network with its prefix length, such as {_EXAMPLES[version]!r}"
-        )
+        raise PlanError(f"{word} {value!r}: expected a network with its prefix length, such as {_EXAMPLES[version]!r}")
     return _parse_network(word, value, version)
 
 
@@ -185,9 +179,7 @@ def _parse_network(word: str, value: str, version: int) -> Network:
         raise PlanError(f"{word} {value!r}: {error}; expected a network such as {example!r}") from None
     network = interface.network
     if network.version != version:
-        raise PlanError(
-            f"{word} {value!r} is IPv{network.version}; expected IPv{version}, such as {example!r}"
-        )
+        raise PlanError(f"{word} {value!r} is IPv{network.version}; expected IPv{version}, such as {example!r}")
     if interface.ip != network.network_address:
         raise PlanError(f"{word} {value!r} has host bits set; the network is {str(network)!r}")
     if network.num_addresses < (2 if version == 4 else 4):
@@ -241,9 +233,7 @@ def _addresses(shape: PairShape) -> list[tuple[str, ...]]:
     both: list[tuple[str, ...]] = [(), ()]
     for network in (_network("subnet", shape.subnet, 4), _network("subnet6", shape.subnet6, 6)):
         if network is not None:
-            first = int(network.network_address) + (
-                0 if network.prefixlen == 31 and network.version == 4 else 1
-            )
+            first = int(network.network_address) + (0 if network.prefixlen == 31 and network.version == 4 else 1)
             for number in (0, 1):
                 # A plain sum: hosts() of an IPv6 network walks a list of 2**64.
                 address = type(network.network_address)(first + number)

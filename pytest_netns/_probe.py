@@ -22,14 +22,9 @@ def _cure(number: int, what: str) -> str:
     if number == errno.ENOSPC:
         kind = {"CLONE_NEWUSER": "user", "CLONE_NEWPID": "pid", "CLONE_NEWNS": "mnt"}
         name = next((word for flag, word in kind.items() if flag in what), "net")
-        return (
-            "The limit on such namespaces is reached or zero. "
-            f"Type: sudo sysctl -w user.max_{name}_namespaces=15000"
-        )
+        return f"The limit on such namespaces is reached or zero. Type: sudo sysctl -w user.max_{name}_namespaces=15000"
     if number in (errno.EINVAL, errno.ENOSYS):
-        return (
-            "This kernel is built without such namespaces (WSL 1, or CONFIG_NET_NS/CONFIG_USER_NS not set)."
-        )
+        return "This kernel is built without such namespaces (WSL 1, or CONFIG_NET_NS/CONFIG_USER_NS not set)."
     return _cure_of_policy(what)
 
 

@@ -88,7 +88,9 @@ class Popen(subprocess.Popen[Any]):
         mine, theirs = socket.socketpair()
         try:
             mounts = self._entry.mounts if self._entry.mounts is not None else self._entry.net
-            answer = broker().request("start", spec, fds=[self._entry.net, mounts, error_write, theirs.fileno(), *fds])[1]
+            answer = broker().request("start", spec, fds=[self._entry.net, mounts, error_write, theirs.fileno(), *fds])[
+                1
+            ]
             os.close(error_write)
             error_write = -1
             self._pidfd = answer[0]
@@ -157,7 +159,12 @@ class Popen(subprocess.Popen[Any]):
     def __del__(self, *args: Any, **keywords: Any) -> None:
         if getattr(self, "_status", None) is not None and self._internal_poll() is None:
             # The one thing the base class adds is a list of children to wait for later; this is not our child.
-            warnings.warn(f"program {self.args!r} in {self._entry.where} is still running", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(
+                f"program {self.args!r} in {self._entry.where} is still running",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
 
 def _argv(args: Any, shell: bool, executable: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -95,7 +96,12 @@ def pack_exception(error: BaseException) -> bytes:
 
 def _portable(error: BaseException) -> tuple[str, Any]:
     """How the exception travels: whole, by its parts, or as words."""
-    for way, value in (("whole", error), ("parts", (type(error), error.args, error.__dict__))):
+    kind = type(error)
+    ways = (("whole", error), ("parts", (kind, error.args, error.__dict__)))
+    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is not kind:
+        # Such as pytest's Skipped: its class has no importable name, but the parent has it, too.
+        ways = (("named", ((kind.__module__, kind.__qualname__), error.args, error.__dict__)),)
+    for way, value in ways:
         try:
             data = pickle.dumps(value)
             _rebuild(way, pickle.loads(data))
@@ -106,8 +112,10 @@ def _portable(error: BaseException) -> tuple[str, Any]:
 
 
 def _rebuild(way: str, value: Any) -> BaseException:
-    if way == "parts":
+    if way in ("parts", "named"):
         kind, args, attributes = value
+        if way == "named":
+            kind = _find_class(BaseException, kind)
         made: BaseException = kind.__new__(kind, *args)
         made.args = args
         made.__dict__.update(attributes)
@@ -115,6 +123,17 @@ def _rebuild(way: str, value: Any) -> BaseException:
     if not isinstance(value, BaseException):
         raise TypeError("not an exception any more")
     return value
+
+
+def _find_class(base: type[BaseException], name: tuple[str, str]) -> type[BaseException]:
+    found = [kind for kind in _derived(base) if (kind.__module__, kind.__qualname__) == name]
+    if len(found) != 1:
+        raise TypeError("no such class here, or several of that name")
+    return found[0]
+
+
+def _derived(base: type[BaseException]) -> set[type[BaseException]]:
+    return {base}.union(*(_derived(kind) for kind in base.__subclasses__()))
 
 
 def unpack_exception(body: bytes) -> BaseException:

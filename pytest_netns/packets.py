@@ -275,9 +275,7 @@ def _address_of(source: Host, target: object) -> tuple[str, _Address]:
         try:
             return target, ipaddress.ip_address(source.resolve(target))
         except (NetnsError, LookupError) as error:
-            raise ValueError(
-                f"ping: target={target!r}: {source.name} cannot resolve this name: {error}"
-            ) from error
+            raise ValueError(f"ping: target={target!r}: {source.name} cannot resolve this name: {error}") from error
     if not _is_host(target):
         raise TypeError(f"ping: target={target!r}: expected a host, an address or a name")
     if target.ip and (source.ip or not (source.ip6 and target.ip6)):

@@ -266,9 +266,7 @@ def _find_host(item: pytest.Item, name: str) -> Host:
             if found
             else "it requests no fixture with hosts; add netns_pair"
         )
-        pytest.fail(
-            f"{item.nodeid}: inside={name!r}: the test has no host of this name; {has}", pytrace=False
-        )
+        pytest.fail(f"{item.nodeid}: inside={name!r}: the test has no host of this name; {has}", pytrace=False)
     return found[name]
 
 

@@ -135,9 +135,7 @@ def test_the_helper_starts_without_what_takes_time() -> None:
     words = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"typing", "contextlib", "collections", "socket", "signal", "enum", "re", "subprocess"} & set(
-        words
-    )
+    assert not {"typing", "contextlib", "collections", "socket", "signal", "enum", "re", "subprocess"} & set(words)
     assert not {"pytest_netns._broker", "pytest_netns._exec", "pyroute2"} & set(words)
 
 
@@ -189,9 +187,7 @@ def test_a_public_name_can_be_had_and_is_documented(name: str) -> None:
     assert name in dir(pytest_netns)
     members = vars(value).items() if inspect.isclass(value) else ()
     for member, what in members:
-        if not member.startswith("_") and (
-            inspect.isfunction(what) or isinstance(what, (property, classmethod))
-        ):
+        if not member.startswith("_") and (inspect.isfunction(what) or isinstance(what, (property, classmethod))):
             assert inspect.getdoc(getattr(value, member)), f"{name}.{member}"
 
 

@@ -147,9 +147,7 @@ def test_a_refusal_skips_with_reason_and_cure(inner: Inner, refusal: str) -> Non
 
 
 @pytest.mark.parametrize("way", ["option", "ini", "CI"])
-def test_a_refusal_fails_where_that_is_wanted(
-    inner: Inner, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+def test_a_refusal_fails_where_that_is_wanted(inner: Inner, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """By option, by ini and where ``CI`` is set the same tests fail, in one sentence; the header says why."""
     options = []
     if way == "option":

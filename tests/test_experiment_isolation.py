@@ -53,9 +53,7 @@ def test_network_devices_are_not_shared(netns_pair: Pair) -> None:
     ],
     ids=["ipv4", "ipv6"],
 )
-def test_ip_stacks_are_not_shared(
-    netns_pair: Pair, setting: str, table: str, counter: str, address: str
-) -> None:
+def test_ip_stacks_are_not_shared(netns_pair: Pair, setting: str, table: str, counter: str, address: str) -> None:
     """Each namespace has an IP stack of its own: settings and statistics of one move in no other one."""
     beijing, shanghai = netns_pair
     of_machine = Path("/proc/sys/net", setting.replace(".", "/"))

@@ -141,9 +141,7 @@ class TestTopologyByHand:
             result = ping(source, target, count=2, timeout=PATIENT)
             assert result
             assert (result.sent, result.received, result.loss) == (2, 2, 0)
-            assert [
-                (reply.src, reply.ttl, reply.payload.type, reply.payload.seq) for reply in result.replies
-            ] == [
+            assert [(reply.src, reply.ttl, reply.payload.type, reply.payload.seq) for reply in result.replies] == [
                 (target.ip, 64, 0, 1),
                 (target.ip, 64, 0, 2),
             ]

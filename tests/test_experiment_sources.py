@@ -35,9 +35,7 @@ DIRECT = pytest.mark.parametrize("netns_pair", [{"bridge": False}], indirect=Tru
 
 def namespaces() -> dict[str, str]:
     """What /proc/self/ns shows of the six kinds of namespace that the note counts."""
-    return {
-        kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("ipc", "mnt", "net", "pid", "user", "uts")
-    }
+    return {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("ipc", "mnt", "net", "pid", "user", "uts")}
 
 
 class TestIdentity:

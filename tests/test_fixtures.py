@@ -60,9 +60,7 @@ class TestPair:
 
     @pytest.mark.netns(mtu=1400, subnet="192.168.7.0/24")
     @pytest.mark.parametrize("netns_pair", [{"mtu": 1300}, {"hosts": ["a", "b"]}, {}], indirect=True)
-    def test_takes_an_indirect_parameter_which_wins(
-        self, netns_pair: Pair, request: pytest.FixtureRequest
-    ) -> None:
+    def test_takes_an_indirect_parameter_which_wins(self, netns_pair: Pair, request: pytest.FixtureRequest) -> None:
         """A dict by indirect parametrize is laid over the marker's keywords."""
         given = request.node.callspec.params["netns_pair"]
         first, _ = netns_pair
@@ -248,9 +246,7 @@ class TestWhereTheBodyRuns:
         inner.run(source).assert_outcomes(passed=9)
 
 
-def test_a_session_in_a_session_leaves_the_outer_networks_alone(
-    pytester: pytest.Pytester, netns: Host
-) -> None:
+def test_a_session_in_a_session_leaves_the_outer_networks_alone(pytester: pytest.Pytester, netns: Host) -> None:
     """pytester's sessions in this process do not end the helper that holds this session's hosts."""
     pytester.makepyfile("def test_inner(netns_pair):\n    pass\n")
     pytester.runpytest_inprocess("-pno:asyncio").assert_outcomes(passed=1)

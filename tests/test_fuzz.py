@@ -21,12 +21,8 @@ from pytest_netns._plan import PairShape, plan_host, plan_pair
 from pytest_netns._settings import MarkerSettings, Settings, read_marker, read_settings
 
 EXAMPLES = int(os.environ.get("NETNS_EXAMPLES", "50"))
-often = settings(
-    max_examples=4 * EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
-seldom = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+often = settings(max_examples=4 * EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+seldom = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 rarely = settings(
     max_examples=max(1, EXAMPLES // 2), deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -110,9 +106,7 @@ def _held() -> dict[str, Any]:
             except FileNotFoundError:
                 continue  # that of the listing itself
         seen[f"descriptors of {who}"] = sorted(link for link in links if link != f"/proc/{pid}/fd")
-        children = [
-            Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")
-        ]
+        children = [Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")]
         seen[f"children of {who}"] = "".join(children)
     return seen
 
@@ -156,9 +150,7 @@ def test_an_unknown_keyword_is_refused_with_the_known_ones(word: str, value: obj
 
 @often
 @given(
-    st.dictionaries(
-        st.one_of(words, st.sampled_from(["inside", "timeout"]), st.text(max_size=5)), anything, max_size=3
-    )
+    st.dictionaries(st.one_of(words, st.sampled_from(["inside", "timeout"]), st.text(max_size=5)), anything, max_size=3)
 )
 def test_the_marker_is_read_or_refused(keywords: dict[str, Any]) -> None:
     """The marker's keywords give settings, or a PlanError that says which value is wrong."""

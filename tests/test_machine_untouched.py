@@ -167,14 +167,10 @@ def _machine() -> dict[str, object]:
         "IPv4 rules": "-4 rule",
         "IPv6 rules": "-6 rule",
     }.items():
-        text = subprocess.run(
-            [ip, "-j", *command.split()], capture_output=True, text=True, check=False
-        ).stdout
+        text = subprocess.run([ip, "-j", *command.split()], capture_output=True, text=True, check=False).stdout
         seen[what] = _still(json.loads(text or "[]"))
     if nft := shutil.which("nft") or shutil.which("nft", path="/usr/sbin"):
-        seen["filter"] = subprocess.run(
-            [nft, "list", "ruleset"], capture_output=True, text=True, check=False
-        ).stdout
+        seen["filter"] = subprocess.run([nft, "list", "ruleset"], capture_output=True, text=True, check=False).stdout
     return seen
 
 
@@ -208,7 +204,5 @@ def _mounts() -> list[str]:
 def _names() -> list[str]:
     own = ("untouched-", "u1-", "u2-", "ub")
     return (
-        sorted(name for name in os.listdir("/run/netns") if name.startswith(own))
-        if os.path.isdir("/run/netns")
-        else []
+        sorted(name for name in os.listdir("/run/netns") if name.startswith(own)) if os.path.isdir("/run/netns") else []
     )

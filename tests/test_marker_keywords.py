@@ -23,8 +23,7 @@ WRONG = {
     "@pytest.mark.netns(timeout=float('nan'))": "timeout nan: expected seconds above 0",
     "@pytest.mark.netns(subnet='10.0.0.0')": "subnet '10.0.0.0': expected a network with its prefix length",
     "@pytest.mark.netns(subnet='10.0.0.300/24')": "subnet '10.0.0.300/24': *expected a network such as",
-    "@pytest.mark.netns(subnet='10.0.0.1/24')": "subnet '10.0.0.1/24' has host bits set; "
-    "the network is '10.0.0.0/24'",
+    "@pytest.mark.netns(subnet='10.0.0.1/24')": "subnet '10.0.0.1/24' has host bits set; the network is '10.0.0.0/24'",
     "@pytest.mark.netns(subnet='fd00::/64')": "subnet 'fd00::/64' is IPv6; expected IPv4",
     "@pytest.mark.netns(subnet='127.1.0.0/16')": "subnet '127.1.0.0/16' overlaps 127.0.0.0/8",
     "@pytest.mark.netns(subnet='10.0.0.0/32')": "subnet '10.0.0.0/32' has no room for two hosts",

@@ -104,9 +104,7 @@ class TestNamed:
             finally:
                 (NAMES / name).unlink()
 
-    @pytest.mark.parametrize(
-        "bad", ["", ".", "..", "a/b", "../x", "a b", "-a", "x" * 64, "a\n", "a\0", 7, b"a"]
-    )
+    @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "../x", "a b", "-a", "x" * 64, "a\n", "a\0", 7, b"a"])
     def test_a_name_that_is_none_is_refused_before_anything_is_made(self, netns: Host, bad: Any) -> None:  # noqa: ARG002
         """A malformed name is an error that shows it, with and without root."""
         before = os.listdir("/proc/self/fd")
@@ -232,9 +230,7 @@ class TestAttach:
             assert machine.namespace.id == os.stat("/proc/self/ns/net").st_ino
             assert machine.interfaces.keys() == {name for _, name in socket.if_nameindex()}
 
-    @pytest.mark.parametrize(
-        "what", ["file", "directory", "fifo", "socket", "/dev/null", "/proc/self/ns/uts"]
-    )
+    @pytest.mark.parametrize("what", ["file", "directory", "fifo", "socket", "/dev/null", "/proc/self/ns/uts"])
     def test_what_is_no_network_namespace_is_refused(self, netns: Host, tmp_path: Path, what: str) -> None:  # noqa: ARG002
         """A path to something else is refused by name, without waiting, and no descriptor is left."""
         path = Path(what) if what.startswith("/") else tmp_path / what
@@ -248,9 +244,7 @@ class TestAttach:
             elif what == "socket":
                 server.bind(str(path))
             before = os.listdir("/proc/self/fd")
-            with pytest.raises(
-                NetnsError, match=rf"'{path}' cannot be (entered|opened) as a network namespace: "
-            ):
+            with pytest.raises(NetnsError, match=rf"'{path}' cannot be (entered|opened) as a network namespace: "):
                 Namespace.attach(path=path)
             assert os.listdir("/proc/self/fd") == before
 

@@ -115,9 +115,7 @@ def test_kill_9_at_a_random_moment_leaves_nothing(session: Session, number: int)
 
 
 @pytest.mark.parametrize("identity", ["root", "own"])
-def test_the_kernel_counts_no_namespace_after_a_kill_9(
-    session: Session, identity: str, tmp_path: Path
-) -> None:
+def test_the_kernel_counts_no_namespace_after_a_kill_9(session: Session, identity: str, tmp_path: Path) -> None:
     """The kernel's own count of network namespaces goes back to none.
 
     The session runs in a user namespace that allows a number of them. When it has been killed, one is
@@ -286,9 +284,7 @@ class Session:
             for pid, watch in watched.items():
                 poll = select.poll()
                 poll.register(watch, select.POLLIN)
-                assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), (
-                    f"still there: {_describe(pid)}"
-                )
+                assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), f"still there: {_describe(pid)}"
         finally:
             for watch in watched.values():
                 os.close(watch)
@@ -368,9 +364,7 @@ def _machine() -> dict[str, list[str]]:
     """What the machine itself shows; but names in /run/netns, which others may come and go meanwhile."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return {
-        "interfaces": sorted(
-            line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]
-        ),
+        "interfaces": sorted(line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]),
         "mounts": sorted(path for path in mounted if not path.startswith("/run/netns/")),
         "files": sorted(os.listdir("/dev/shm")),
     }

@@ -56,9 +56,7 @@ def reply_to(request: bytes, *, code: int = 0, identifier: int = 0, sequence: in
 class Responder:
     """Answers echoes in a host in place of its kernel, as a test says; keeps what it was asked."""
 
-    def __init__(
-        self, host: Host, version: int, behaviour: Behaviour, error: int = 0, source: str = ""
-    ) -> None:
+    def __init__(self, host: Host, version: int, behaviour: Behaviour, error: int = 0, source: str = "") -> None:
         self._version, self._behaviour, self._error = version, behaviour, error
         self._source = source or address_of(host, version)
         self.requests: list[bytes] = []
@@ -254,12 +252,7 @@ def unreachable(version: int, request: bytes, beijing: Host, shanghai: Host) -> 
     if version == 4:
         quote = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(request), 0, 0, 64, 1, 0) + ends
         return struct.pack("!BBHI", 3, 3, 0, 0) + quote + request[:8]
-    return (
-        struct.pack("!BBHI", 1, 4, 0, 0)
-        + struct.pack("!IHBB", 6 << 28, len(request), 58, 64)
-        + ends
-        + request
-    )
+    return struct.pack("!BBHI", 1, 4, 0, 0) + struct.pack("!IHBB", 6 << 28, len(request), 58, 64) + ends + request
 
 
 class TestNoAnswer:
@@ -292,9 +285,7 @@ class TestNoAnswer:
         assert "nothing came for echo 2 within 0.5 s" in repr(result)
 
     @pytest.mark.parametrize(("interval", "timeout", "received"), [(0.01, PATIENT, 2), (0.6, 0.5, 1)])
-    def test_a_reply_has_its_own_time(
-        self, netns_pair: Pair, interval: float, timeout: float, received: int
-    ) -> None:
+    def test_a_reply_has_its_own_time(self, netns_pair: Pair, interval: float, timeout: float, received: int) -> None:
         """A reply that comes after the next echo has left counts if within its own timeout, else not."""
         beijing, shanghai = netns_pair
         held: list[bytes] = []
@@ -319,9 +310,7 @@ class TestNoAnswer:
                 return [reply_to(request)]
             if request[6:8] == b"\0\1":
                 return [reply_to(request)]
-            thread = threading.Thread(
-                target=lambda: other.append(ping(beijing, shanghai, size=99, timeout=PATIENT))
-            )
+            thread = threading.Thread(target=lambda: other.append(ping(beijing, shanghai, size=99, timeout=PATIENT)))
             thread.start()
             threads.append(thread)
             return []
