@@ -175,7 +175,7 @@ class Child:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise _LimitPassed
-        sources = [self._reports] if self._silent else [self._reports, self._frames]
+        sources: list[Any] = [self._reports] if self._silent else [self._reports, self._frames]
         ready = select.select(sources, [], [], left)[0]
         if self._frames in ready:
             self._receive()

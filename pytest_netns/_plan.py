@@ -117,7 +117,8 @@ def check_host_name(value: object, word: str = "host name") -> None:
     """Refuse what cannot be a host's name (RFC 1123 labels, and no path)."""
     if not isinstance(value, str) or not _LABEL.fullmatch(value):
         raise PlanError(
-            f"{word} {value!r}: expected letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit"
+            f"{word} {value!r}: expected letters, digits, '-', '_' and '.', at most 63, "
+            "beginning and ending with a letter or digit"
         )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Popen"]
 
-_SIGNATURE = inspect.signature(subprocess.Popen._execute_child) if hasattr(subprocess.Popen, "_execute_child") else None
+_SIGNATURE = inspect.signature(getattr(subprocess.Popen, "_execute_child"))  # noqa: B009 - not in the stubs
 
 
 class Popen(subprocess.Popen[Any]):
@@ -50,7 +50,6 @@ class Popen(subprocess.Popen[Any]):
         super().__init__(args, *positional, **keywords)
 
     def _execute_child(self, *positional: Any, **keywords: Any) -> None:
-        assert _SIGNATURE is not None
         asked = _SIGNATURE.bind(self, *positional, **keywords).arguments
         argv = _argv(asked["args"], asked["shell"], asked["executable"])
         executable = asked["executable"] or argv[0]

@@ -97,7 +97,7 @@ def pack_exception(error: BaseException) -> bytes:
 def _portable(error: BaseException) -> tuple[str, Any]:
     """How the exception travels: whole, by its parts, or as words."""
     kind = type(error)
-    ways = (("whole", error), ("parts", (kind, error.args, error.__dict__)))
+    ways: tuple[tuple[str, Any], ...] = (("whole", error), ("parts", (kind, error.args, error.__dict__)))
     if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is not kind:
         # Such as pytest's Skipped: its class has no importable name, but the parent has it, too.
         ways = (("named", ((kind.__module__, kind.__qualname__), error.args, error.__dict__)),)

@@ -100,7 +100,7 @@ def _held() -> dict[str, Any]:
     seen: dict[str, Any] = {"threads": len(os.listdir("/proc/self/task"))}
     for who, pid in (("self", os.getpid()), ("outer", outer), ("inner", inner)):
         links = []
-        for fd in os.listdir(f"/proc/{pid}/fd"):
+        for fd in os.listdir(f"/proc/{pid}/fd"):  # type: ignore[assignment]
             try:
                 links.append(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0])
             except FileNotFoundError:

@@ -50,7 +50,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 def test_values_closures_and_lambdas_come_back(netns: Host) -> None:
     """Arguments, keywords, closures over anything, and any value that can be pickled."""
     lock = threading.Lock()
-    assert netns.call(lambda a, *, b: (a, b, lock.locked()), 1, b={"two"}) == (1, {"two"}, False)
+    assert netns.call(lambda a, *, b: (a, b, lock.locked()), 1, b={"two"}) == (1, {"two"}, False)  # type: ignore[misc]
     assert netns.call(os.getpid) != os.getpid()
 
 
