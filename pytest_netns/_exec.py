@@ -23,6 +23,7 @@ def become(spec: dict[str, Any], fds: list[int], error_pipe: int) -> None:  # no
             for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ"):
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, spec["mask"])
         if spec["process_group"] is not None:
             os.setpgid(0, spec["process_group"])
         else:

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TextIO
 
-from . import _kernel, _transfer
+from . import _kernel, _scapy, _transfer
 from ._errors import ChildDied, KernelError, NetnsError, WaitTimeout
 
 __all__ = ["Child", "Entry", "Outcome", "died"]
@@ -118,9 +118,17 @@ class Child:
     _outcome: Outcome = field(init=False, default_factory=Outcome)
 
     def __post_init__(self) -> None:
-        self._frames, theirs = socket.socketpair()
-        self._reports, report = os.pipe2(os.O_CLOEXEC)
-        self._stacks = os.memfd_create("netns-stacks", os.MFD_CLOEXEC)
+        with contextlib.ExitStack() as undo:
+            self._frames, theirs = socket.socketpair()
+            undo.callback(self._frames.close)
+            undo.callback(theirs.close)
+            self._frames.setblocking(True)  # whatever socket.setdefaulttimeout says
+            theirs.setblocking(True)
+            self._reports, report = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, self._reports)
+            undo.callback(os.close, report)
+            self._stacks = os.memfd_create("netns-stacks", os.MFD_CLOEXEC)
+            undo.pop_all()
         _flush()
         try:
             self._waiter = _fork()
@@ -175,9 +183,9 @@ class Child:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise _LimitPassed
-        sources: list[Any] = [self._reports] if self._silent else [self._reports, self._frames]
-        ready = select.select(sources, [], [], left)[0]
-        if self._frames in ready:
+        frames = self._frames.fileno()
+        ready = _readable([self._reports] if self._silent else [self._reports, frames], left)
+        if frames in ready:
             self._receive()
         if self._reports in ready:
             self._take_report()
@@ -214,6 +222,8 @@ class Child:
         while self._receive():
             pass
         self._outcome.status = first
+        if first:  # it has answered, and then died: a fork of it may have been what answered
+            self._outcome.kind = None
 
     def _end_with_stacks(self) -> str:
         """Have the child write where its threads stand and end by that; kill it if it can not."""
@@ -231,7 +241,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             watch = os.pidfd_open(self._pid)
             try:
-                if not select.select([self._reports], [], [], 0)[0]:
+                if not _readable([self._reports], 0):
                     signal.pidfd_send_signal(watch, number)
             finally:
                 os.close(watch)
@@ -241,6 +251,14 @@ class Child:
         for fd in (self._reports, self._stacks):
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _readable(fds: list[int], seconds: float | None) -> set[int]:
+    """Which of the descriptors can be read within that time; ``select`` would refuse numbers above 1023."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(None if seconds is None else min(seconds * 1000, 1 << 30))}
 
 
 def _fork() -> int:
@@ -255,7 +273,7 @@ def _wait_for_child(child: Child, frames: socket.socket, report: int) -> NoRetur
     step = 0
     try:
         entry = child.entry
-        directory = os.getcwd()
+        directory = _directory()
         for step, (fd, flag, what) in enumerate(_steps(entry)):  # noqa: B007 - told if it fails
             _kernel.setns(fd, flag, what)
         step = -1
@@ -281,6 +299,13 @@ def _wait_for_child(child: Child, frames: socket.socket, report: int) -> NoRetur
         posix._exit(0)
 
 
+def _directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        return None
+
+
 def _steps(entry: Entry) -> Iterator[tuple[int, int, str]]:
     if entry.user is not None:
         yield entry.user, _kernel.CLONE_NEWUSER, "user namespace"
@@ -302,14 +327,14 @@ def _entry_error(entry: Entry, name: str, number: int, step: int) -> NetnsError:
     return KernelError(number, f"{name} could not enter the {what} of {entry.where}: {os.strerror(number)}")
 
 
-def _run(child: Child, frames: socket.socket, directory: str) -> NoReturn:
+def _run(child: Child, frames: socket.socket, directory: str | None) -> NoReturn:
     """What B does."""
     code = 1
     try:
         if child.entry.rootless:
             _kernel.keep_network_capabilities()
         _kernel.die_with_parent(signal.SIGKILL)
-        if child.entry.mounts is not None:
+        if child.entry.mounts is not None and directory is not None:
             with contextlib.suppress(OSError):
                 os.chdir(directory)  # entering a mount namespace has moved us to its root
         faulthandler.register(_SHOW_STACKS, file=child._stacks, all_threads=True, chain=True)
@@ -318,6 +343,7 @@ def _run(child: Child, frames: socket.socket, directory: str) -> NoReturn:
             _InMemory(stream, send) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)
         ]
         send.forward_logs_and_warnings()
+        _scapy.look_again()
         me = os.getpid()
         try:
             value = child.function()
@@ -357,7 +383,7 @@ class _Sender:
     def forward_logs_and_warnings(self) -> None:
         root = logging.getLogger()
         # In-memory handlers (caplog's) serve the callable itself; file handlers may hold a lock for ever.
-        root.handlers = [h for h in root.handlers if isinstance(getattr(h, "stream", None), io.StringIO)]
+        root.handlers = [handler for handler in root.handlers if not _is_external(handler)]
         root.addHandler(_Forward(self))
 
         def show(
@@ -366,6 +392,13 @@ class _Sender:
             self(_transfer.WARNING, _transfer.pack_warning(message, category, filename, lineno))
 
         warnings.showwarning = show
+
+
+def _is_external(handler: logging.Handler) -> bool:
+    """Whether it has an effect outside of this process's memory; others serve the callable."""
+    if isinstance(handler, logging.StreamHandler):
+        return not isinstance(handler.stream, io.StringIO)
+    return type(handler).__module__ == "logging.handlers"
 
 
 class _Forward(logging.Handler):

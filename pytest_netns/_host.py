@@ -10,11 +10,11 @@ import os
 import socket as _socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _netlink
-from ._broker import broker
-from ._errors import KernelError, NetnsError, PlanError
+from ._errors import ClosedError, KernelError, NetnsError, PlanError
 from ._fork import Child, Entry
 from ._interfaces import Interface, InterfaceState, read_states
 from ._namespace import Namespace
@@ -41,7 +41,8 @@ class Block:
     def __init__(self, inside: Inside, limit: float | None) -> None:
         self._inside = inside
         self._limit = limit
-        tag = broker().request("tag")[1]
+        self._closed = False
+        tag = inside.namespace.broker.request("tag")[1]
         self._tag: int | None = tag[0] if tag else None
 
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -59,8 +60,12 @@ class Block:
     async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for a running event loop; cancelling it kills the child."""
         __tracebackhide__ = True
+        loop = asyncio.get_running_loop()
         child = self._start(function, args, kwargs)
-        waiting = asyncio.get_running_loop().run_in_executor(None, child.wait, self._limit)
+        # A thread of its own: the loop's few would soon all wait for servers that run in hosts.
+        pool = ThreadPoolExecutor(1)
+        waiting = loop.run_in_executor(pool, child.wait, self._limit)
+        pool.shutdown(wait=False)
         try:
             outcome = await asyncio.shield(waiting)
         except asyncio.CancelledError:
@@ -71,6 +76,8 @@ class Block:
 
     def entry(self) -> Entry:
         """What a child of the calling process has yet to enter."""
+        if self._closed:
+            raise ClosedError(f"this block in {self._inside.name} is over; enter the host again")
         return self._inside._entry(self._tag)
 
     def _start(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
@@ -82,10 +89,11 @@ class Block:
 
     def close(self) -> None:
         """End what was started in the block and still runs."""
+        self._closed = True
         tag, self._tag = self._tag, None
         if tag is not None:
             try:
-                broker().request("end", "time", [os.fstat(tag).st_ino])
+                self._inside.namespace.broker.end_processes("time", [os.fstat(tag).st_ino])
             finally:
                 os.close(tag)
 
@@ -137,7 +145,7 @@ class Inside:
 
         It runs as the test's own user, with the capabilities a network needs. It ends with the host at the latest.
         """
-        return Popen(args, *positional, _entry=self._entry(), **keywords)
+        return Popen(args, *positional, _entry=self._entry(), _broker=self.namespace.broker, **keywords)
 
     def run(
         self,
@@ -187,7 +195,8 @@ class Inside:
             OSError: As ``socket.socket`` would.
         """
         try:
-            _, (fd,) = broker().request("socket", int(family), int(type), proto, fds=[self.namespace.fileno()])
+            net = self.namespace.fileno()
+            _, (fd,) = self.namespace.broker.request("socket", int(family), int(type), proto, fds=[net])
         except KernelError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0)) from None
         return _socket.socket(family, type, proto, fileno=fd)
@@ -231,7 +240,7 @@ class Inside:
             raise PlanError(f"sysctl {name!r}: expected a name below net., such as 'ipv4.ip_forward'")
         data = None if value is None else str(value).encode()
         try:
-            answer, _ = broker().request("sysctl", path, data, fds=[self.namespace.fileno()])
+            answer, _ = self.namespace.broker.request("sysctl", path, data, fds=[self.namespace.fileno()])
         except KernelError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), f"/proc/sys/net/{path}") from None
         return bytes(answer).decode().strip()
@@ -245,7 +254,7 @@ class Inside:
 
     def end_processes(self) -> int:
         """Kill every process inside; return how many there were."""
-        return int(broker().request("end", "net", [self.namespace.id])[0])
+        return self.namespace.broker.end_processes("net", [self.namespace.id])
 
     def close(self) -> None:
         """End what runs inside and let the namespace go; may be called twice."""
@@ -269,7 +278,7 @@ class Inside:
 
     def _entry(self, tag: int | None = None) -> Entry:
         """What a child of the calling process has yet to enter."""
-        held = broker()
+        held = self.namespace.broker
         net = self.namespace.fileno()
         if not self._mounts_asked:
             fds = held.request("files", fds=[net])[1]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import _netlink
-from ._broker import broker
+from ._broker import Broker, broker
 from ._errors import ClosedError
 from ._host import Bridge, Host, Inside
 from ._namespace import Namespace
@@ -154,8 +154,17 @@ class Lab:
             for place in open_places:
                 release.callback(place._release)
             # Processes first: they would keep their namespaces alive.
-            broker().request("end", "net", [place.namespace.id for place in open_places])
+            for held, inodes in _by_helper(open_places):
+                held.end_processes("net", inodes)
         self._open = [place for place in self._open if not place.closed]
+
+
+def _by_helper(places: list[Inside]) -> list[tuple[Broker, list[int]]]:
+    found: dict[int, tuple[Broker, list[int]]] = {}
+    for place in places:
+        namespace = place.namespace
+        found.setdefault(id(namespace.broker), (namespace.broker, []))[1].append(namespace.id)
+    return list(found.values())
 
 
 def _addresses(plan: Plan) -> dict[str, list[str]]:

@@ -56,8 +56,9 @@ class Namespace:
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
             check_host_name(name, "namespace name")
-        _, (netlink, fd) = broker().request("namespaces", 1)
-        self._own(fd, netlink, name)
+        held = broker()
+        _, (netlink, fd) = held.request("namespaces", 1)
+        self._own(held, fd, netlink, name)
         if name is not None:
             try:
                 self._bind(name)
@@ -68,10 +69,17 @@ class Namespace:
     @classmethod
     def many(cls, count: int) -> list[Namespace]:
         """Make several in one request."""
-        fds: list[int] = []
-        for start in range(0, count, 64):
-            fds += broker().request("namespaces", min(64, count - start))[1]
-        return [cls._of(fds[2 * number + 1], fds[2 * number]) for number in range(count)]
+        held = broker()
+        made: list[Namespace] = []
+        try:
+            while len(made) < count:
+                fds = held.request("namespaces", min(64, count - len(made)))[1]
+                made += [cls._of(held, fd, netlink) for netlink, fd in zip(fds[::2], fds[1::2], strict=True)]
+        except BaseException:
+            for namespace in made:
+                namespace.close()
+            raise
+        return made
 
     @classmethod
     def attach(
@@ -109,15 +117,17 @@ class Namespace:
         except BaseException:
             os.close(own)
             raise
-        return cls._of(own, netlink)
+        return cls._of(held, own, netlink)
 
     @classmethod
-    def _of(cls, fd: int, netlink: int) -> Self:
+    def _of(cls, held: Broker, fd: int, netlink: int) -> Self:
         made = cls.__new__(cls)
-        made._own(fd, netlink, None)
+        made._own(held, fd, netlink, None)
         return made
 
-    def _own(self, fd: int, netlink: int, name: str | None) -> None:
+    def _own(self, held: Broker, fd: int, netlink: int, name: str | None) -> None:
+        #: The helper that made it; when that is gone, so is all that was inside.
+        self.broker = held
         self._fd = fd
         self._name = name
         self._bound: Broker | None = None
@@ -141,7 +151,7 @@ class Namespace:
         """The rtnetlink socket inside; in a forked child one of its own, for answers must not be shared."""
         fd = self.fileno()
         if self._forks != _forks:
-            self._netlink = Netlink(broker().request("netlink", fds=[fd])[1][0])
+            self._netlink = Netlink(self.broker.request("netlink", fds=[fd])[1][0])
             self._forks = _forks
         return self._netlink
 
@@ -175,7 +185,7 @@ class Namespace:
         return f"<Namespace {self._name + ' ' if self._name else ''}net:[{self.id}]{state}>"
 
     def _bind(self, name: str) -> None:
-        held = broker()
+        held = self.broker
         if held.rootless:
             raise NetnsError(
                 f"a name for the namespace {name!r} in {_NAMES} needs root (CAP_SYS_ADMIN), "

@@ -7,6 +7,7 @@ status) and signals (by pidfd).
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import inspect
 import os
@@ -20,10 +21,10 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._broker import broker
 from ._errors import NetnsError
 
 if TYPE_CHECKING:
+    from ._broker import Broker
     from ._fork import Entry
 
 __all__ = ["Popen"]
@@ -38,8 +39,9 @@ class Popen(subprocess.Popen[Any]):
     process; and the program leads a session of its own, so that Ctrl-C and ``kill 0`` stay where they belong.
     """
 
-    def __init__(self, args: Any, *positional: Any, _entry: Entry, **keywords: Any) -> None:
+    def __init__(self, args: Any, *positional: Any, _entry: Entry, _broker: Broker, **keywords: Any) -> None:
         self._entry = _entry
+        self._broker = _broker
         self._pidfd = -1
         self._status: socket.socket | None = None
         if keywords.get("preexec_fn") is not None or len(positional) > 5:
@@ -66,6 +68,7 @@ class Popen(subprocess.Popen[Any]):
             "directory": os.getcwdb(),
             "cwd": None if asked["cwd"] is None else os.fsencode(asked["cwd"]),
             "targets": list(placed),
+            "mask": sorted(_signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             "restore_signals": bool(asked["restore_signals"]),
             "process_group": _process_group(asked),
             "umask": asked["umask"] if asked["umask"] >= 0 else _own_umask(),
@@ -83,41 +86,38 @@ class Popen(subprocess.Popen[Any]):
         )
 
     def _start(self, spec: dict[str, Any], fds: list[int], executable: Any, cwd: Any) -> None:
-        error_read, error_write = os.pipe2(os.O_CLOEXEC)
-        mine, theirs = socket.socketpair()
-        try:
-            mounts = self._entry.mounts if self._entry.mounts is not None else self._entry.net
-            answer = broker().request("start", spec, fds=[self._entry.net, mounts, error_write, theirs.fileno(), *fds])[
-                1
-            ]
-            os.close(error_write)
-            error_write = -1
-            self._pidfd = answer[0]
-            self._status = mine
+        entry = self._entry
+        with contextlib.ExitStack() as undo:
+            mine, theirs = socket.socketpair()
+            undo.callback(mine.close)
+            undo.callback(theirs.close)
+            mine.setblocking(True)  # whatever socket.setdefaulttimeout says
+            error_read, error_write = os.pipe2(os.O_CLOEXEC)
+            errors = undo.enter_context(open(error_read, "rb"))
+            with open(error_write, "wb"):
+                mounts = entry.mounts if entry.mounts is not None else entry.net
+                held = [entry.net, mounts, error_write, theirs.fileno(), *fds]
+                (self._pidfd,) = self._broker.request("start", spec, fds=held)[1]
+            undo.callback(self._give_up)
+            theirs.close()  # so that the helper's end, too, is an end of the status
             self.pid = _pid_of(self._pidfd)
-            self._child_created = True
-            theirs.close()
-            with open(error_read, "rb", closefd=False) as file:
-                failure = file.read()
-        except BaseException:
-            if self._status is None:
-                mine.close()
-            raise
-        finally:
-            theirs.close()
-            for fd in (error_read, error_write):
-                if fd >= 0:
-                    os.close(fd)
-        if failure:
-            self._wait(None)
-            raise _start_error(failure.decode(errors="replace"), executable, cwd)
+            failure = errors.read()
+            if failure:
+                raise _start_error(failure.decode(errors="replace"), executable, cwd)
+            undo.pop_all()
+            errors.close()
+        self._status = mine
+        self._child_created = True
+
+    def _give_up(self) -> None:
+        pidfd, self._pidfd = self._pidfd, -1
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         if self.returncode is None:
-            try:
-                self._take_status(0)
-            except (OSError, ValueError):
-                self.returncode = _deadstate
+            self._take_status(0)
         return self.returncode
 
     def _wait(self, timeout: float | None) -> int:
@@ -130,40 +130,52 @@ class Popen(subprocess.Popen[Any]):
         return self.returncode
 
     def _take_status(self, timeout: float | None) -> bool:
-        """Wait for the helper's word on how the program ended."""
-        if self._status is None:
-            return self.returncode is not None
-        if not select.select([self._status], [], [], timeout)[0]:
+        """Wait for the helper's word on how the program ended; any thread may."""
+        status = self._status
+        poll = select.poll()
+        try:
+            if status is None:
+                return True
+            poll.register(status, select.POLLIN)
+        except ValueError:  # another thread was faster, and has closed it
+            return True
+        if not poll.poll(None if timeout is None else timeout * 1000):
             return False
         with self._waitpid_lock:  # type: ignore[attr-defined]
             if self.returncode is None:
-                data = self._status.recv(4)
+                # Only looked at: a fork of this process may ask, too.
+                data = status.recv(4, socket.MSG_PEEK)
                 # No word: the helper is gone, and the kernel has killed the program with it.
+                known = len(data) == 4
                 self.returncode = (
-                    os.waitstatus_to_exitcode(int.from_bytes(data, "little")) if len(data) == 4 else -signal.SIGKILL
+                    os.waitstatus_to_exitcode(int.from_bytes(data, "little")) if known else -signal.SIGKILL
                 )
-                self._status.close()
-                self._status = None
-                os.close(self._pidfd)
-                self._pidfd = -1
+                self._let_go()
         return True
+
+    def _let_go(self) -> None:
+        status, self._status = self._status, None
+        pidfd, self._pidfd = self._pidfd, -1
+        if status is not None:
+            status.close()
+        if pidfd >= 0:
+            os.close(pidfd)
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the program, unless it has ended."""
         self.poll()
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, sig)
+        with self._waitpid_lock:  # type: ignore[attr-defined]
+            if self.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, sig)
 
-    def __del__(self, *args: Any, **keywords: Any) -> None:
-        if getattr(self, "_status", None) is not None and self._internal_poll() is None:
-            # The one thing the base class adds is a list of children to wait for later; this is not our child.
-            warnings.warn(
-                f"program {self.args!r} in {self._entry.where} is still running",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
+    def __del__(self, *_: Any, **__: Any) -> None:
+        if getattr(self, "_status", None) is None:
+            return
+        if self.returncode is None and self._internal_poll() is None:
+            warnings.warn(f"subprocess {self.pid} is still running", ResourceWarning, source=self, stacklevel=2)
+        # The base class would keep it to wait for it some day; this is not our child, and the helper does.
+        self._let_go()
 
 
 def _argv(args: Any, shell: bool, executable: Any) -> list[Any]:
@@ -193,16 +205,26 @@ def _placed(asked: dict[str, Any]) -> dict[int, int]:
     """Which of our descriptors becomes which of the program's."""
     placed: dict[int, int] = {}
     for target, name in enumerate(("p2cread", "c2pwrite", "errwrite")):
-        fd = asked[name] if asked[name] != -1 else target
-        with contextlib.suppress(OSError):
-            os.fstat(fd)
+        fd = asked[name]
+        if fd != -1:
+            os.fstat(fd)  # a closed one is an error here, as it is to subprocess
             placed[target] = fd
+        elif _is_open(target):
+            placed[target] = target
     kept: Sequence[int] = asked["pass_fds"]
     if not asked["close_fds"]:
         kept = [int(name) for name in os.listdir("/proc/self/fd")]
         kept = [fd for fd in kept if fd > 2 and _inheritable(fd)]
     placed.update({int(fd): int(fd) for fd in kept})
     return placed
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _inheritable(fd: int) -> bool:

@@ -45,7 +45,7 @@ class Inner:
         self.pytester = pytester
         self._monkeypatch = monkeypatch
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-        for name in ("CI", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "COVERAGE_PROCESS_START"):
+        for name in ("CI", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTHONUNBUFFERED", "COVERAGE_PROCESS_START"):
             monkeypatch.delenv(name, raising=False)
 
     @property

@@ -34,7 +34,9 @@ def test_the_first_packet_gets_through(family: str, bridge: str | bool, load: st
     with _every_processor_busy() if load == "loaded" else contextlib.nullcontext(), Lab() as lab:
         kept = []
         for number in range(max(1, SETUPS // 8)):
-            pair = lab.pair(bridge=bridge)
+            # With both families, waiting for the one hides what the other needs.
+            alone = {"subnet6" if family == "IPv4" else "subnet": None} if number % 4 < 2 else {}
+            pair = lab.pair(bridge=bridge, **alone)
             kept.append(pair)
             # In turn from either side: the ends of a veth pair become ready in different ways.
             source, target = pair.hosts if number % 2 else pair.hosts[::-1]

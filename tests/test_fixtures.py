@@ -249,5 +249,7 @@ class TestWhereTheBodyRuns:
 def test_a_session_in_a_session_leaves_the_outer_networks_alone(pytester: pytest.Pytester, netns: Host) -> None:
     """pytester's sessions in this process do not end the helper that holds this session's hosts."""
     pytester.makepyfile("def test_inner(netns_pair):\n    pass\n")
-    pytester.runpytest_inprocess("-pno:asyncio").assert_outcomes(passed=1)
-    assert ping(netns, "127.0.0.1")
+    with netns.popen(["sleep", "1000"]) as program:
+        pytester.runpytest_inprocess("-pno:asyncio").assert_outcomes(passed=1)
+        assert program.poll() is None
+        program.kill()

@@ -330,6 +330,7 @@ def test_never():
     runs.inside.stderr.fnmatch_lines(["*TORN DOWN*"])
 
 
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="needs the subtests of pytest 9")
 def test_x_stops_after_the_first_failure_inside(inner: Inner) -> None:
     """``-x`` ends the run at the first failing body, and at the first failing subtest within a body."""
     source = """
@@ -344,3 +345,38 @@ def test_never():
     assert False
 """
     assert_same(inner.run_twice(source, "-x"))
+
+
+def test_a_test_that_is_run_again_has_its_body_inside_again(inner: Inner) -> None:
+    """A test that a plugin runs twice has a new network, and its body inside it, each time."""
+    inner.pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """
+    )
+    source = """
+        import os
+        import pytest
+
+        @pytest.mark.netns
+        def test_body(record_property):
+            record_property("inode", os.stat("/proc/thread-self/ns/net").st_ino)
+    """
+    inner.run(source).assert_outcomes(passed=2)
+
+
+def test_sections_that_a_body_adds_are_in_its_report(inner: Inner) -> None:
+    """``item.add_report_section`` and what hooks add to a report work from within a body."""
+    source = """
+def test_adds(request):
+    request.node.add_report_section("call", "notes", "the notes")
+    print("printed")
+    assert False
+"""
+    assert_same(inner.run_twice(source))
