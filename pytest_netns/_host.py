@@ -122,6 +122,9 @@ class Inside:
 
         Source: setns(2), fork(2).
         """
+        number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+        if timeout is not None and not (number and timeout > 0):
+            raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
         block = Block(self, timeout)
         try:
             yield block
@@ -233,10 +236,12 @@ class Inside:
             FileNotFoundError: There is no such setting in a namespace.
             OSError: The kernel refuses the value.
         """
+        if not isinstance(name, str):
+            raise PlanError(f"sysctl {name!r}: expected a name below net., such as 'ipv4.ip_forward'")
         path = name.removeprefix("net.").removeprefix("/proc/sys/net/")
         if "/" not in path:
             path = path.replace(".", "/")
-        if not path or ".." in path.split("/") or path.startswith("/"):
+        if not path or "\0" in path or ".." in path.split("/") or path.startswith("/"):
             raise PlanError(f"sysctl {name!r}: expected a name below net., such as 'ipv4.ip_forward'")
         data = None if value is None else str(value).encode()
         try:
