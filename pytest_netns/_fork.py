@@ -381,10 +381,14 @@ class _Sender:
                 self._socket.sendall(piece)
 
     def forward_logs_and_warnings(self) -> None:
-        root = logging.getLogger()
-        # In-memory handlers (caplog's) serve the callable itself; file handlers may hold a lock for ever.
-        root.handlers = [handler for handler in root.handlers if not _is_external(handler)]
-        root.addHandler(_Forward(self))
+        # In-memory handlers (caplog's) serve the callable itself. Others belong to the parent, which gets every
+        # record; and here they may hold a lock for ever.
+        forward = _Forward(self)
+        for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+            if isinstance(logger, logging.Logger):
+                logger.handlers = [handler for handler in logger.handlers if not _is_external(handler)]
+                if logger is logging.root or not logger.propagate:
+                    logger.addHandler(forward)
 
         def show(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
