@@ -119,26 +119,30 @@ def test_logging_reads_the_same_inside(inner: Inner) -> None:
     assert "record 1" in (inner.path / "log").read_text()
 
 
-def test_a_handler_of_a_logger_hears_a_record_once(inner: Inner) -> None:
-    """A handler that a fixture gave to a logger handles each record of a body once."""
+def test_a_handler_that_collects_hears_a_record_inside_and_outside(inner: Inner) -> None:
+    """A fixture's handler serves the body in the child, and the fixture's teardown in the test process."""
     source = """
-class Counting(logging.Handler):
+class Collecting(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
     def emit(self, record):
-        print(f"<{record.getMessage()}>")
+        self.heard.append(record.getMessage())
 
 @pytest.fixture
-def logger():
-    logger = logging.getLogger("counted")
-    logger.addHandler(Counting())
-    return logger
+def handler():
+    handler = Collecting()
+    logging.getLogger("collected").addHandler(handler)
+    yield handler
+    assert handler.heard == ["once"]
 
-def test_logs(logger):
-    logger.warning("once")
-    assert False
+def test_logs(handler):
+    logging.getLogger("collected").warning("once")
+    assert handler.heard == ["once"]
 """
-    runs = inner.run_twice(source)
-    assert_same(runs)
-    assert runs.inside.stdout.str().count("<once>") == 1
+    for result in inner.run_twice(source):
+        result.assert_outcomes(passed=1)
 
 
 DEATHS = {
