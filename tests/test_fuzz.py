@@ -93,8 +93,8 @@ def nothing_left(pair: Pair) -> Iterator[None]:
 
 def _held() -> dict[str, Any]:
     gc.collect()
-    for fd in _broker.broker().request("hello")[1]:  # and a request that was broken off is forgotten by now
-        os.close(fd)
+    # A request without descriptors: when it is answered, the helper is done with the one before.
+    _broker.broker().end_processes("net", [])
     outer = _broker.broker()._process.pid
     inner = int(Path(f"/proc/{outer}/task/{outer}/children").read_text())
     seen: dict[str, Any] = {"threads": len(os.listdir("/proc/self/task"))}

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from venvs import CHECKOUT, Python, default_venv, ensure_venv, find_pythons, probe
 
 UNPRIVILEGED = int(os.environ.get("UNPRIVILEGED_UID", "1001"))
-LIMIT = 10 * 60  # seconds for one run of the suite: a hang must not use up CI's time
+LIMIT = 20 * 60  # seconds for one run of the suite: a hang must not use up CI's time
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", ".hypothesis", "__pycache__", "*_cache", "results")
 
 
