@@ -11,6 +11,7 @@ import socket as _socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _netlink
@@ -199,7 +200,7 @@ class Inside:
         """
         try:
             net = self.namespace.fileno()
-            _, (fd,) = self.namespace.broker.request("socket", int(family), int(type), proto, fds=[net])
+            _, (fd,) = self.namespace.broker.request("socket", index(family), index(type), index(proto), fds=[net])
         except KernelError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0)) from None
         return _socket.socket(family, type, proto, fileno=fd)

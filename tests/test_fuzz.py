@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_netns import Host, Lab, Namespace, NetnsError, Pair, PlanError, _broker, ping
@@ -100,7 +100,7 @@ def _held() -> dict[str, Any]:
     seen: dict[str, Any] = {"threads": len(os.listdir("/proc/self/task"))}
     for who, pid in (("self", os.getpid()), ("outer", outer), ("inner", inner)):
         links = []
-        for fd in os.listdir(f"/proc/{pid}/fd"):  # type: ignore[assignment]
+        for fd in os.listdir(f"/proc/{pid}/fd"):
             try:
                 links.append(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0])
             except FileNotFoundError:
@@ -227,6 +227,9 @@ def test_any_setting_is_written_or_refused(pair: Pair, name: Any, value: Any) ->
     st.one_of(st.sampled_from(socket.SocketKind), st.integers(-2, 11), anything),
     st.one_of(st.integers(-2, 300), anything),
 )
+@example(2.0, 1, 0)
+@example("2", 1, 0)
+@example(2, b"1", 0)
 def test_any_socket_is_opened_or_refused(pair: Pair, family: Any, kind: Any, proto: Any) -> None:
     """Arguments of a socket give one, or what `socket.socket` would raise."""
     opened = _refused_or(
