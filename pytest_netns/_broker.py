@@ -108,7 +108,9 @@ class Broker:
         if self._channel is None:
             self._channel = self._open_channel()
         try:
-            _channel.send(self._channel, (verb, *arguments), fds)
+            with contextlib.suppress(BrokenPipeError):
+                # A helper that could not start has ended, but has said why; that is there to be read.
+                _channel.send(self._channel, (verb, *arguments), fds)
             (outcome, *values), answer = _channel.receive(self._channel)
         except _channel.TruncatedError:
             _raise_too_many_files(verb)

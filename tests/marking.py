@@ -15,6 +15,7 @@ HEAD = """
 import os, sys, time, logging, warnings, subprocess, unittest
 import pytest
 pytestmark = [pytest.mark.netns] if os.environ["BODY"] == "inside" else []
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of slow callbacks
 """
 
 #: Notes for each body that it really ran where it was meant to.

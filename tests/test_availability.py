@@ -146,6 +146,20 @@ def test_a_refusal_skips_with_reason_and_cure(inner: Inner, refusal: str) -> Non
     result.stdout.fnmatch_lines(["PASSED test_small.py::test_none_needed"])
 
 
+def test_a_refusal_is_heard_after_the_helper_has_ended(inner: Inner) -> None:
+    """A helper that was refused and is gone before anybody asks it has not taken the reason along."""
+    inner.pytester.makepyfile(launcher=LAUNCHER)
+    code = (
+        "import select; from pytest_netns import _broker\n"
+        "started = _broker.start()\n"
+        "select.select([started._ended], [], [])\n"
+        "try: started.greet()\n"
+        "except _broker._RefusedError as error: print(error)\n"
+    )
+    result = inner.pytester.run(sys.executable, "launcher.py", "root without net", sys.executable, "-c", code)
+    result.stdout.fnmatch_lines(["*unshare(CLONE_NEWNET)*"])
+
+
 @pytest.mark.parametrize("way", ["option", "ini", "CI"])
 def test_a_refusal_fails_where_that_is_wanted(inner: Inner, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """By option, by ini and where ``CI`` is set the same tests fail, in one sentence; the header says why."""
