@@ -18,6 +18,9 @@ from ._errors import KernelError
 
 __all__ = ["main"]
 
+#: Of a file: device and inode.
+Identity = tuple[int, int]
+
 #: Whoever ends a whole session sends these to all its processes; the helper ends when the test process has.
 _MEANT_FOR_TESTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 
@@ -77,7 +80,8 @@ class _Names:
 
     def __init__(self, requests: _socket.socket) -> None:
         self._requests = requests
-        self._given: dict[bytes, int] = {}  # path -> inode of the namespace
+        #: Path and identity of the namespace -> the directory as it was then.
+        self._given: dict[tuple[bytes, Identity], int] = {}
         self._made_directories: list[bytes] = []
 
     def keep_until_end_of(self, inner: int) -> None:
@@ -93,8 +97,11 @@ class _Names:
                 elif not self._serve():
                     poll.unregister(self._requests)
         os.waitpid(inner, 0)
-        for path in list(self._given):
-            self._take(path)
+        for path, identity in list(self._given):
+            try:
+                self._take(path, identity)
+            except OSError:
+                continue  # somebody else has been at it; the others are still to go
         for path in self._made_directories:
             try:
                 os.rmdir(path)
@@ -104,7 +111,7 @@ class _Names:
     def _serve(self) -> bool:
         """Work off one request, ``+PATH`` or ``-PATH``; False once nobody is left to ask."""
         try:
-            message, (reply, *namespace) = _channel.receive_message(self._requests)
+            message, (reply, namespace) = _channel.receive_message(self._requests)
         except EOFError:
             return False
         except (OSError, ValueError):
@@ -112,14 +119,13 @@ class _Names:
         number = 0
         try:
             if message[:1] == b"+":
-                self._give(message[1:], namespace[0])
+                self._give(message[1:], namespace)
             else:
-                self._take(message[1:])
+                self._take(message[1:], _identity(os.fstat(namespace)))
         except OSError as error:
             number = error.errno or 0
         finally:
-            for fd in namespace:
-                os.close(fd)
+            os.close(namespace)
         try:
             os.write(reply, number.to_bytes(4, sys.byteorder))
         except OSError:
@@ -137,18 +143,43 @@ class _Names:
             pass
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
         try:
-            _kernel.bind_name(namespace, os.fsdecode(path))
+            as_it_is = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+            try:
+                _kernel.bind_name(namespace, os.fsdecode(path))
+            except BaseException:
+                os.close(as_it_is)
+                raise
         except BaseException:
             os.unlink(path)
             raise
-        self._given[path] = os.fstat(namespace).st_ino
+        self._given[path, _identity(os.fstat(namespace))] = as_it_is
 
-    def _take(self, path: bytes) -> None:
-        inode = self._given.pop(path, None)
-        try:
-            if os.stat(path).st_ino != inode:
-                return  # somebody has removed it and made another of that name
-            _kernel.unbind_name(os.fsdecode(path))
+    def _take(self, path: bytes, identity: Identity) -> None:
+        """Take a name away, unless it has passed to another namespace."""
+        directory = self._given.pop((path, identity), None)
+        found = _unmount(path, identity)
+        if directory is not None:
+            # The first ``ip netns add`` of a machine mounts the directory over itself, names included; ours is then
+            # there twice, and the file stays busy until it is gone from both.
+            try:
+                found |= _unmount(b"/proc/self/fd/%d/%s" % (directory, os.path.basename(path)), identity)
+            finally:
+                os.close(directory)
+        if found and os.stat(path).st_dev != identity[0]:
             os.unlink(path)
-        except OSError:
-            return  # ``ip netns del`` has been quicker
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino
+
+
+def _unmount(path: bytes, identity: Identity) -> bool:
+    """Unmount the namespace wherever this name shows it; say if it did."""
+    found = False
+    try:
+        while _identity(os.stat(path)) == identity:
+            _kernel.unbind_name(os.fsdecode(path))
+            found = True
+    except FileNotFoundError:
+        pass  # ``ip netns del`` has been quicker
+    return found

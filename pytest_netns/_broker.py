@@ -149,10 +149,10 @@ class Broker:
         """
         self._ask_for_name(b"+", path, [namespace])
 
-    def unbind_name(self, path: str) -> None:
-        """Take it away, if it is still ours; where the helper is gone it has done so already."""
+    def unbind_name(self, path: str, namespace: int) -> None:
+        """Take it away, if it is still that namespace's; where the helper is gone it has done so already."""
         with contextlib.suppress(NetnsError):
-            self._ask_for_name(b"-", path, [])
+            self._ask_for_name(b"-", path, [namespace])
 
     def _ask_for_name(self, verb: bytes, path: str, fds: list[int]) -> None:
         # Forks share this socket, so each answer comes over a pipe of its own.

@@ -171,8 +171,10 @@ class Namespace:
             return
         fd, self._fd = self._fd, -1
         self._netlink.close()
-        os.close(fd)
-        self._unbind()
+        try:
+            self._unbind(fd)
+        finally:
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -201,11 +203,11 @@ class Namespace:
             raise FileExistsError(errno.EEXIST, message, path) from None
         self._bound = held
 
-    def _unbind(self) -> None:
+    def _unbind(self, fd: int) -> None:
         held, self._bound = self._bound, None
         if held is not None:
             with contextlib.suppress(OSError):  # the helper has been shut down, and took the name with it
-                held.unbind_name(str(_NAMES / str(self._name)))
+                held.unbind_name(str(_NAMES / str(self._name)), fd)
 
 
 def _open(name: Any, path: Any, pid: Any, fd: Any) -> tuple[int, str]:

@@ -37,10 +37,10 @@ def run_apart(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     apart = ["unshare", *user, "--mount", "--propagation", "private", "sh", "-c"]
     if subprocess.run([*apart, "mount -t tmpfs none /run"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a /run of its own, even in a user namespace")
-    script = 'mount -t tmpfs none /run && "$@"; code=$?; echo "left: $(ls /run)"; exit $code'
+    script = 'mount -t tmpfs none /run && mount --make-$0 /run && "$@"; code=$?; echo "left: $(ls /run)"; exit $code'
 
-    def run(*arguments: str) -> pytest.RunResult:
-        return pytester.run(*apart, script, "sh", sys.executable, "-m", "pytest", "-v", *arguments)
+    def run(*arguments: str, propagation: str = "private") -> pytest.RunResult:
+        return pytester.run(*apart, script, propagation, sys.executable, "-m", "pytest", "-v", *arguments)
 
     return run
 
@@ -130,6 +130,50 @@ def test_a_name_that_has_passed_to_somebody_else_is_theirs():
 """
     )
     run_apart().assert_outcomes(passed=2)
+
+
+@needs_ip
+@pytest.mark.parametrize("propagation", ["private", "shared"])
+def test_the_first_ip_netns_add_of_a_machine_does_not_keep_our_names(
+    pytester: pytest.Pytester, run_apart: Callable[..., pytest.RunResult], propagation: str
+) -> None:
+    """It mounts /run/netns over itself, so that our name is there twice; both go, closed or killed."""
+    pytester.makepyfile(
+        """
+import os, signal, subprocess, sys, time
+import pytest
+from pytest_netns import Namespace
+
+@pytest.mark.parametrize("end", ["close", "kill", "deleted"])
+def test_mounted_twice(end):
+    subprocess.run("umount -l /run/netns; rmdir /run/netns", shell=True)
+    shown, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        held = Namespace("ours")
+        subprocess.run(["ip", "netns", "add", "theirs"], check=True)
+        mounts = open("/proc/self/mountinfo").read()
+        assert " /run/netns/theirs " in mounts and mounts.count(" /run/netns/ours ") == 2
+        if end == "deleted":
+            subprocess.run(["ip", "netns", "del", "ours"])
+        os.write(told, b"x")
+        if end == "kill":
+            time.sleep(1000)
+        held.close()
+        os._exit(0)
+    os.read(shown, 1)
+    if end == "kill":
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    deadline = time.monotonic() + 60
+    while os.listdir("/run/netns") != ["theirs"] or "/ours " in open("/proc/self/mountinfo").read():
+        assert time.monotonic() < deadline, os.listdir("/run/netns")
+        time.sleep(0.01)
+    subprocess.run(["ip", "netns", "del", "theirs"], check=True)
+"""
+    )
+    result = run_apart("-p", "no:warnings", propagation=propagation)
+    result.assert_outcomes(passed=3)
 
 
 def test_without_root_named_runs_are_refused(pytester: pytest.Pytester, netns: Host) -> None:  # noqa: ARG001

@@ -122,6 +122,16 @@ class TestNamed:
             assert host.call(os.readlink, "/proc/self/ns/net") == f"net:[{host.namespace.id}]"
             assert ping(host, "127.0.0.1", timeout=PATIENT)
 
+    @needs_ip
+    def test_a_name_that_is_used_again_belongs_to_its_second_owner(self, name: str) -> None:
+        """Closing the first owner of a name that was removed and given again leaves the second's."""
+        first = Namespace(name)
+        subprocess.run(["ip", "netns", "del", name], check=True)
+        with Namespace(name) as second:
+            first.close()
+            assert os.stat(NAMES / name).st_ino == second.id
+        assert not (NAMES / name).exists()
+
     def test_a_named_namespace_outlives_the_process_that_made_it(self, name: str) -> None:
         """The process is gone with its descriptors; the name holds the namespace, with all that is in it."""
         shown, told = os.pipe()
@@ -139,12 +149,12 @@ class TestNamed:
             os.close(told)
             assert os.waitpid(child, 0)[1] == 0
             identity = int(reader.read())
-        try:
-            with Host.attach(name) as host:
+        with Host.attach(name) as host:
+            try:
                 assert host.namespace.id == identity
                 assert host.call(os.readlink, "/proc/self/ns/net") == f"net:[{identity}]"
-        finally:
-            broker().unbind_name(str(NAMES / name))
+            finally:
+                broker().unbind_name(str(NAMES / name), host.namespace.fileno())
         assert not (NAMES / name).exists()
 
     def test_a_killed_process_leaves_no_names(self, name: str) -> None:
