@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ._interfaces import Interface, InterfaceState
     from ._lab import Lab, Pair
     from ._namespace import Namespace
-    from .packets import PingResult, ping
+    from .packets import PingNote, PingResult, ping
     from .plugin import PairFactory
 
 __version__ = "0.1.0"
@@ -44,7 +44,7 @@ _HOMES = {
     "_interfaces": ("Interface", "InterfaceState"),
     "_lab": ("Lab", "Pair"),
     "_namespace": ("Namespace",),
-    "packets": ("PingResult", "ping"),
+    "packets": ("PingNote", "PingResult", "ping"),
     "plugin": ("PairFactory",),
 }
 
@@ -63,6 +63,7 @@ __all__ = [
     "NetnsError",
     "Pair",
     "PairFactory",
+    "PingNote",
     "PingResult",
     "PlanError",
     "RemoteError",
@@ -76,10 +77,28 @@ def __getattr__(name: str) -> Any:
 
     for home, names in _HOMES.items():
         if name in names:
-            value = getattr(importlib.import_module(f".{home}", __name__), name)
+            value = getattr(importlib.import_module(f".{home}", __name__), name) if _here(home) else _absent(name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _here(home: str) -> bool:
+    from ._probe import unsupported_platform
+
+    return home in ("_errors", "plugin") or unsupported_platform() is None
+
+
+def _absent(name: str) -> Any:
+    """What stands for a public name on other systems: a test module that imports it loads, and its tests skip."""
+    from ._errors import NamespacesUnavailable
+    from ._probe import unsupported_platform
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise NamespacesUnavailable(unsupported_platform())
+
+    kind = type(name, (type,), {"__call__": refuse, "__getattr__": refuse})
+    return kind(name, (), {"__doc__": "Not on this system."})
 
 
 def __dir__() -> list[str]:

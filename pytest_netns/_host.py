@@ -9,7 +9,7 @@ import ipaddress
 import os
 import socket as _socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,7 +107,6 @@ class Inside:
         self.namespace = namespace
         self._mounts: int | None = None
         self._mounts_asked = False
-        self._known: dict[str, str] = {}
 
     # Running
 
@@ -317,6 +316,7 @@ class Host(Inside):
         check_host_name(name)
         super().__init__(name, namespace)
         self._addresses = addresses
+        self._network: Mapping[str, Host] = {name: self}
 
     @classmethod
     def attach(
@@ -357,10 +357,19 @@ class Host(Inside):
         Raises:
             NetnsError: Nobody here has that name; the message lists the names there are.
         """
-        known = {"localhost": "127.0.0.1", **self._known}
+        known = {"localhost": "127.0.0.1"}
+        known.update((other.name, other.ip or other.ip6 or "") for other in self._network.values())
         if name not in known:
             raise NetnsError(f"{self.name} knows no host {name!r}; it knows {', '.join(sorted(known))}")
+        if not known[name]:
+            raise NetnsError(f"{name} has no address; give it one with add_address")
         return known[name]
+
+    def namesake_of(self, target: Host, address: str) -> Host | None:
+        """The host of this network that answers to ``address`` instead of ``target``, which is in another network."""
+        if self._network.get(target.name) is target:
+            return None
+        return next((host for host in self._network.values() if address in host._plain()), None)
 
     def adopt(self, interface: Interface) -> Interface:
         """Move an interface that exists (a TUN device, say) into this host; it arrives down.

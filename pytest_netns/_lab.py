@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,7 +68,8 @@ class Lab:
     and also when the process is gone, however it went.
 
     Args:
-        named: Give every namespace a name that ``ip netns`` shows (needs root). Taken names are an error.
+        named: Give every namespace a name that ``ip netns`` shows (needs root): that of its host or bridge, with a
+            number where it is taken (``beijing-2``). ``host.namespace.name`` tells.
     """
 
     def __init__(self, *, named: bool = False) -> None:
@@ -130,7 +132,7 @@ class Lab:
             undo.pop_all()
         self._open += [*hosts.values(), *bridges.values()]
         for host in hosts.values():
-            host._known = {other.name: other.ip or other.ip6 or "" for other in hosts.values()}
+            host._network = hosts
         return hosts, bridges
 
     def _namespaces(self, names: list[str], undo: contextlib.ExitStack) -> dict[str, Namespace]:
@@ -141,7 +143,7 @@ class Lab:
             return dict(zip(names, made, strict=True))
         named: dict[str, Namespace] = {}
         for name in names:
-            named[name] = Namespace(name)
+            named[name] = _named(name)
             undo.callback(named[name].close)
         return named
 
@@ -157,6 +159,16 @@ class Lab:
             for held, inodes in _by_helper(open_places):
                 held.end_processes("net", inodes)
         self._open = [place for place in self._open if not place.closed]
+
+
+def _named(name: str) -> Namespace:
+    """Two networks at a time may have a beijing, in one session or in several: the second becomes beijing-2."""
+    label = name
+    for number in itertools.count(2):
+        with contextlib.suppress(FileExistsError):
+            return Namespace(label)
+        label = f"{name[:50]}-{number}"
+    raise AssertionError("there is always a next number")
 
 
 def _by_helper(places: list[Inside]) -> list[tuple[Broker, list[int]]]:

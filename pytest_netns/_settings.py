@@ -9,11 +9,11 @@ from typing import Any
 
 from ._errors import PlanError
 
-__all__ = ["MarkerSettings", "Settings", "read_marker", "read_settings"]
+__all__ = ["OF_THE_BODY", "MarkerSettings", "Settings", "read_marker", "read_settings"]
 
 _MISSING = ("skip", "fail")
 #: Keywords of the marker that are about the test's body and not about the pair.
-_OF_THE_BODY = frozenset(("inside", "timeout"))
+OF_THE_BODY = frozenset(("inside", "timeout"))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
 
@@ -80,7 +80,7 @@ def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> M
     for args, keywords in marks:
         if args:
             raise PlanError(f"@pytest.mark.netns takes keywords only, not {args[0]!r}")
-        body_inside |= not keywords or not _OF_THE_BODY.isdisjoint(keywords)
+        body_inside |= not keywords or not OF_THE_BODY.isdisjoint(keywords)
         shape.update(keywords)
     inside = shape.pop("inside", None)
     if inside is not None and not isinstance(inside, str):

@@ -278,11 +278,16 @@ def _address_of(source: Host, target: object) -> tuple[str, _Address]:
             raise ValueError(f"ping: target={target!r}: {source.name} cannot resolve this name: {error}") from error
     if not _is_host(target):
         raise TypeError(f"ping: target={target!r}: expected a host, an address or a name")
-    if target.ip and (source.ip or not (source.ip6 and target.ip6)):
-        return target.name, ipaddress.ip_address(target.ip)
-    if target.ip6:
-        return target.name, ipaddress.ip_address(target.ip6)
-    raise ValueError(f"ping: target={target!r}: expected a host with an address; {target.name} has none")
+    address = target.ip if target.ip and (source.ip or not (source.ip6 and target.ip6)) else target.ip6
+    if not address:
+        raise ValueError(f"ping: target={target!r}: expected a host with an address; {target.name} has none")
+    if other := source.namesake_of(target, address):
+        owner = "the source itself" if other is source else other.name
+        raise ValueError(
+            f"ping: target={target!r}: this {target.name} is in another network than the source, {source.name}; there "
+            f"{address} belongs to {owner}. Give one of the two networks another subnet"
+        )
+    return target.name, ipaddress.ip_address(address)
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--netns-named",
         action="store_true",
-        help="give every namespace a name that `ip netns` shows, while it lives (needs root; not with xdist)",
+        help="give every namespace a name that `ip netns` shows, while it lives (needs root)",
     )
     parser.addini("netns_missing", "skip or fail a test where network namespaces cannot be had", default="")
 
@@ -181,6 +181,7 @@ def _marker_of(item: pytest.Item) -> _settings.MarkerSettings | None:
         with _wrong_plans_fail(item):
             marker = _settings.read_marker([(mark.args, mark.kwargs) for mark in marks])
             _check_shape(marker.shape)
+            _check_that_it_shapes(item)
         item.stash[_marker_key] = marker
     return item.stash[_marker_key]
 
@@ -215,6 +216,20 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
     PairShape.from_keywords(shape)
 
 
+def _check_that_it_shapes(item: pytest.Item) -> None:
+    """Refuse keywords of the pair on a test without one; a class's or module's are for those tests that have one."""
+    # One that takes ``request`` itself may get its pair later.
+    own_arguments = getattr(getattr(item, "_fixtureinfo", None), "argnames", ())
+    if "netns_pair" in getattr(item, "fixturenames", ()) or "request" in own_arguments:
+        return
+    own = [mark.kwargs for mark in item.own_markers if mark.name == "netns"]
+    of_the_pair = {keyword for keywords in own for keyword in keywords} - _settings.OF_THE_BODY
+    if of_the_pair:
+        raise PlanError(
+            f"@pytest.mark.netns({', '.join(sorted(of_the_pair))}=…) shapes netns_pair, which the test does not ask for"
+        )
+
+
 # No wrapper is put around setup and call: its frame would be in the tracebacks of everybody's tests. A second
 # implementation of a hook in one module needs a name of its own, which pytest wants to begin with "pytest_".
 
@@ -227,7 +242,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True, specname="pytest_runtest_setup")
 def pytest_netns_put_body_inside(item: pytest.Item) -> None:
     marker = _marker_of(item)
-    if marker is None or not marker.body_inside:
+    # With --setup-only and --setup-plan no body runs, and with the latter there are no hosts.
+    if marker is None or not marker.body_inside or item.config.getoption("setuponly", False):
         return
     host = item.stash[_inside_key] = _host_for_body(item, marker.inside)
     from ._body import run_inside

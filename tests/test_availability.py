@@ -299,10 +299,19 @@ def test_on_other_systems_tests_skip(inner: Inner, platform: str) -> None:
     inner.pytester.makepyfile(elsewhere=ELSEWHERE.replace("PLATFORM", repr(platform)))
     source = """
         import pytest
+        from pytest_netns import Host, Lab, Namespace, NetnsError, PingResult, ping
+
+        def reach(source: Host | None, target: "Host") -> PingResult:
+            return ping(source, target)
 
         @pytest.mark.netns
         def test_body():
             raise AssertionError("ran outside")
+
+        @pytest.mark.parametrize("use", [Lab, ping, lambda: Namespace.many(2), lambda: Host.attach("x")])
+        def test_in_the_body(use):
+            assert not isinstance(use, (Host, NetnsError))
+            use()
 
         @pytest.mark.netns(inside="beijing")
         def test_inside(netns_pair):
@@ -321,5 +330,5 @@ def test_on_other_systems_tests_skip(inner: Inner, platform: str) -> None:
     options = inner.arguments("-rs", "--capture=sys", str(path))
     code = f"import sys, pytest, elsewhere; sys.exit(pytest.main({options!r}))"
     result = inner.pytester.run(sys.executable, "-c", code)
-    result.assert_outcomes(skipped=4, passed=1)
+    result.assert_outcomes(skipped=8, passed=1)
     result.stdout.fnmatch_lines([f"SKIPPED*feature of Linux, and this is {platform}: run * in a Linux VM*"])

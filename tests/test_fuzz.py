@@ -204,7 +204,10 @@ def test_attaching_to_anything_succeeds_or_is_refused(word: str, value: Any) -> 
     """What is no network namespace is refused by what was given; root can attach to that of the tests."""
     host = _refused_or(lambda: Host.attach(**{word: value}), OSError, TypeError, ValueError)
     if host is not None:
-        host.close()
+        with host:
+            where = {"fd": "/proc/self/fd/{}", "pid": "/proc/{}/ns/net", "path": "{}", "name": "/run/netns/{}"}[word]
+            found = value if word == "name" and "/" in value else where.format(value)
+            assert host.namespace.id == os.stat(found).st_ino
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -271,8 +274,14 @@ def test_any_address_is_added_or_refused(lab: Lab, interface: Any, address: Any)
     """An address that cannot be is refused by name, an interface that is not there by those that are."""
     with lab.pair() as other:
         host = other.hosts[0]
-        before = host.ip
-        _refused_or(lambda: host.add_address(interface, address), KeyError, TypeError, ValueError)
+        before, had = host.ip, len(host.namespace.netlink.addresses())
+
+        def add() -> int:
+            host.add_address(interface, address)
+            return 1
+
+        added = _refused_or(add, KeyError, TypeError, ValueError) or 0
+        assert len(host.namespace.netlink.addresses()) == had + added
         assert host.ip == before
 
 

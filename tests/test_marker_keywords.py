@@ -61,6 +61,63 @@ def test_what_cannot_be_is_an_error_in_one_line(inner: Inner) -> None:
     result.stdout.no_fnmatch_line("*pytest_netns/*")
 
 
+def test_keywords_of_a_pair_need_a_pair(inner: Inner) -> None:
+    """A test that shapes a pair and asks for none is an error; a class or module may shape those of its tests."""
+    source = """
+        import pytest
+
+        pytestmark = pytest.mark.netns(subnet6=None)
+
+        @pytest.mark.netns(subnet="192.168.7.0/24", mtu=1400)
+        def test_forgotten():
+            pass
+
+        @pytest.mark.netns(mtu=1400)
+        def test_other_fixture(netns):
+            pass
+
+        @pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.netns(mtu=1400)), 2])
+        def test_parameters(number):
+            pass
+
+        @pytest.mark.netns(mtu=1400)
+        def test_asked_for_later(request):
+            assert request.getfixturevalue("netns_pair").hosts[0].interfaces["eth0"].mtu == 1400
+
+        @pytest.fixture
+        def beijing(netns_pair):
+            return netns_pair.hosts[0]
+
+        @pytest.mark.netns(mtu=1400, timeout=99)
+        def test_by_way_of_another_fixture(beijing):
+            assert beijing.interfaces["eth0"].mtu == 1400
+
+        @pytest.mark.netns(timeout=99)
+        def test_of_the_module():
+            pass
+    """
+    result = inner.run(source)
+    result.assert_outcomes(errors=3, passed=4)
+    words = "shapes netns_pair, which the test does not ask for"
+    result.stdout.fnmatch_lines([f"*test_forgotten: @pytest.mark.netns(mtu, subnet=…) {words}"])
+    result.stdout.fnmatch_lines([f"*test_parameters[[]1]: *{words}"])
+
+
+@pytest.mark.parametrize("option", ["--setup-plan", "--setup-only"])
+def test_a_plan_of_the_setup_can_be_shown(inner: Inner, option: str) -> None:
+    """pytest shows the fixtures of a test whose body would run in a host, and runs nothing."""
+    source = """
+        import pytest
+
+        @pytest.mark.netns(inside="beijing")
+        def test_inside(netns_pair):
+            raise AssertionError("ran")
+    """
+    result = inner.run(source, option)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*SETUP*netns_pair*", "*test_inside*", "*TEARDOWN*netns_pair*"])
+
+
 def test_a_refused_plan_leaves_nothing_behind(inner: Inner) -> None:
     """A keyword that is refused has started no process, and cost no descriptor."""
     source = """

@@ -84,6 +84,35 @@ def test_none():
 
 
 @needs_ip
+def test_workers_and_wider_scopes_share_the_names_by_number(
+    pytester: pytest.Pytester, run_apart: Callable[..., pytest.RunResult]
+) -> None:
+    """With xdist and a session's pair, several beijings live at a time: each is listed under a name of its own."""
+    pytest.importorskip("xdist")
+    pytester.makepyfile(
+        LISTED
+        + """
+@pytest.fixture(scope="session")
+def shared(netns_pair_factory):
+    return netns_pair_factory(subnet="10.7.0.0/24")
+
+@pytest.mark.parametrize("number", range(10))
+def test_pairs(netns_pair, shared, number):
+    names = listed()
+    for pair in (netns_pair, shared):
+        for place in (*pair.hosts, pair.bridge):
+            assert place.namespace.name in names
+            assert os.stat(f"/run/netns/{place.namespace.name}").st_ino == place.namespace.id
+    own = {host.namespace.name for pair in (netns_pair, shared) for host in pair}
+    assert len(own) == 4
+"""
+    )
+    result = run_apart("--netns-named", "-n", "2")
+    result.assert_outcomes(passed=10)
+    assert result.outlines[-1] in ("left: ", "left: netns")  # the directory's maker may end before the other worker
+
+
+@needs_ip
 def test_what_ip_netns_made_is_used_and_left_alone(
     pytester: pytest.Pytester, run_apart: Callable[..., pytest.RunResult]
 ) -> None:

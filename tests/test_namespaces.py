@@ -86,12 +86,26 @@ class TestNamed:
             descriptors, names = len(os.listdir("/proc/self/fd")), set(os.listdir(NAMES))
             with pytest.raises(FileExistsError, match=f"{name}.* exists already; .*ip netns del {name}"):
                 Namespace(name)
-            with pytest.raises(FileExistsError), Lab(named=True) as lab:
-                lab.pair(hosts=[f"{name}-other", name])
             assert os.stat(NAMES / name).st_ino == first.id
             assert len(os.listdir("/proc/self/fd")) == descriptors
             assert {each for each in os.listdir(NAMES) if each.startswith(name)} <= names
         assert not (NAMES / name).exists()
+
+    def test_networks_of_the_same_names_get_numbers(self, name: str) -> None:
+        """A second network with the same hosts, of this lab or another, is named too: with numbers."""
+        hosts = [f"{name}-b", f"{name}-s"]
+        with Namespace(hosts[0]) as first, Lab(named=True) as lab, Lab(named=True) as other:
+            pairs = [lab.pair(hosts=hosts, bridge=False), other.pair(hosts=hosts, bridge=False)]
+            labels = [[host.namespace.name for host in pair] for pair in pairs]
+            assert labels == [[f"{name}-b-2", f"{name}-s"], [f"{name}-b-3", f"{name}-s-2"]]
+            for pair in pairs:
+                assert [host.name for host in pair] == hosts
+                for host in pair:
+                    assert os.stat(NAMES / str(host.namespace.name)).st_ino == host.namespace.id
+            longest = lab.host("x" * 63), lab.host("x" * 63)
+            assert [host.namespace.name for host in longest] == ["x" * 63, "x" * 50 + "-2"]
+            assert os.stat(NAMES / hosts[0]).st_ino == first.id
+        assert not {each for each in os.listdir(NAMES) if each.startswith((name, "xxxx"))}
 
     def test_a_plain_file_of_that_name_is_left_alone(self, name: str) -> None:
         """What is in the way of a name, namespace or not, is neither used nor removed."""

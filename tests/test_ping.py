@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 from pytest_netns._echo import own_identifier
+from pytest_netns._lab import Lab
 from pytest_netns.packets import PingResult, ping
 
 if TYPE_CHECKING:
@@ -52,6 +53,25 @@ def add_route(host: Host, network: str, gateway: str | None) -> None:
     entry = struct.pack("@L48sHhLPhPLLH0L", 0, ends, flags, *[0] * 8)
     with host.socket(socket.AF_INET, socket.SOCK_DGRAM, 0) as control:
         fcntl.ioctl(control, 0x890B, entry)
+
+
+@BOTH
+def test_a_host_of_another_network_is_not_mistaken_for_one_here(netns_pair: Pair, version: int) -> None:
+    """Where an address is another host's here, a ping of the host that is meant would tell of the wrong one."""
+    beijing, shanghai = netns_pair
+    others = {"subnet": None} if version == 6 else {"subnet6": None}
+    with Lab() as lab:
+        first, second = lab.pair(hosts=("beijing", "tokyo"), **others)
+        address = address_of(second, version)
+        with pytest.raises(ValueError, match=f"tokyo is in another network .*there {address} belongs to shanghai"):
+            ping(beijing, second)
+        with pytest.raises(ValueError, match=f"{address} belongs to the source itself"):
+            ping(shanghai, second)
+        assert ping(beijing, address, timeout=PATIENT)  # an address is an address
+        assert ping(first, second, timeout=PATIENT)
+    with Lab() as lab:
+        elsewhere = lab.pair(subnet="10.7.0.0/24", subnet6=None).hosts[0]
+        assert not ping(beijing, elsewhere, timeout=0.01)  # no such address here: an answer like any other
 
 
 class TestAnswers:
