@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._lab import Lab, Pair
     from ._namespace import Namespace
     from .packets import PingNote, PingResult, ping
-    from .plugin import PairFactory
+    from .plugin import LabFactory, PairFactory
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ _HOMES = {
     "_lab": ("Lab", "Pair"),
     "_namespace": ("Namespace",),
     "packets": ("PingNote", "PingResult", "ping"),
-    "plugin": ("PairFactory",),
+    "plugin": ("LabFactory", "PairFactory"),
 }
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "InterfaceState",
     "KernelError",
     "Lab",
+    "LabFactory",
     "NamespacesUnavailable",
     "Namespace",
     "NetnsError",

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from operator import index
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import _netlink
 from ._errors import ClosedError, KernelError, NetnsError, PlanError
@@ -99,14 +99,33 @@ class Block:
                 os.close(tag)
 
 
+class Owner(Protocol):
+    """Who makes a host or bridge that is only planned so far, and ends it."""
+
+    def build(self) -> None: ...
+    def remove(self, *places: Inside) -> None: ...
+
+
 class Inside:
     """A namespace with a name, in which things run; what hosts and bridges have in common."""
 
-    def __init__(self, name: str, namespace: Namespace) -> None:
+    def __init__(self, name: str, namespace: Namespace | None = None, owner: Owner | None = None) -> None:
         self.name = name
-        self.namespace = namespace
+        self._namespace = namespace
+        self._owner = owner
+        self._ended = False
         self._mounts: int | None = None
         self._mounts_asked = False
+
+    @property
+    def namespace(self) -> Namespace:
+        """Its network namespace; made now, with the whole lab, if it has not been."""
+        if self._namespace is None:
+            if self._ended or self._owner is None:
+                raise ClosedError(f"{self!r} is closed")
+            self._owner.build()
+            assert self._namespace is not None
+        return self._namespace
 
     # Running
 
@@ -255,7 +274,7 @@ class Inside:
     @property
     def closed(self) -> bool:
         """Whether it is over."""
-        return self.namespace.closed
+        return self._ended or (self._namespace is not None and self._namespace.closed)
 
     def end_processes(self) -> int:
         """Kill every process inside; return how many there were."""
@@ -263,17 +282,21 @@ class Inside:
 
     def close(self) -> None:
         """End what runs inside and let the namespace go; may be called twice."""
-        if not self.namespace.closed:
+        if self._owner is not None:
+            self._owner.remove(self)
+        elif not self.closed:
             try:
                 self.end_processes()
             finally:
                 self._release()
 
     def _release(self) -> None:
+        self._ended = True
         mounts, self._mounts = self._mounts, None
         if mounts is not None:
             os.close(mounts)
-        self.namespace.close()
+        if self._namespace is not None:
+            self._namespace.close()
 
     def __enter__(self) -> Self:
         return self
@@ -312,11 +335,18 @@ def _same(kind: str, fd: int) -> bool:
 class Host(Inside):
     """What stands for a computer in a test: a namespace with a name, interfaces, addresses and processes."""
 
-    def __init__(self, name: str, namespace: Namespace, addresses: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: Namespace | None = None,
+        owner: Owner | None = None,
+        network: Mapping[str, Host] | None = None,
+    ) -> None:
         check_host_name(name)
-        super().__init__(name, namespace)
-        self._addresses = addresses
-        self._network: Mapping[str, Host] = {name: self}
+        super().__init__(name, namespace, owner)
+        self._given: tuple[str, ...] = ()
+        self._added: tuple[str, ...] = ()
+        self._network: Mapping[str, Host] = {name: self} if network is None else network
 
     @classmethod
     def attach(
@@ -349,7 +379,7 @@ class Host(Inside):
         return next((address for address in self._plain() if ":" in address), None)
 
     def _plain(self) -> list[str]:
-        return [address.split("/")[0] for address in self._addresses]
+        return [address.split("/")[0] for address in (*self._given, *self._added)]
 
     def resolve(self, name: str) -> str:
         """The address of a host of the same network by its name, or of ``localhost``.
@@ -396,14 +426,14 @@ class Host(Inside):
             self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
         else:
             self.namespace.netlink.batch([request])
-        self._addresses += (str(parsed),)
+        self._added += (str(parsed),)
 
 
 class _AttachedHost(Host):
     """A host whose namespace is somebody else's: nothing in it is ours to end."""
 
     def close(self) -> None:
-        if not self.namespace.closed:
+        if not self.closed:
             self._release()
 
     @property
@@ -423,9 +453,6 @@ class _AttachedHost(Host):
 
 class Bridge(Inside):
     """An L2 segment: a bridge in a namespace of its own."""
-
-    def __init__(self, name: str, namespace: Namespace) -> None:
-        super().__init__(name, namespace)
 
     @property
     def state(self) -> InterfaceState:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import socket
-from collections.abc import Iterator
-from dataclasses import replace
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _netlink
 from ._broker import Broker, broker
-from ._errors import ClosedError
+from ._errors import ClosedError, PlanError
 from ._host import Bridge, Host, Inside
 from ._namespace import Namespace
-from ._plan import End, PairShape, Plan, plan_host, plan_pair
+from ._pair import PairShape, plan_pair
+from ._plan import AUTO, NOTHING, Plan, add_end, add_node, add_segment, remove
+from ._steps import Steps, steps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,7 +49,7 @@ class Pair:
 
     def close(self) -> None:
         """End it before its lab ends; may be called twice."""
-        self._lab._close([*self.hosts, *([self.bridge] if self.bridge else [])])
+        self._lab.remove(*self.hosts, *([self.bridge] if self.bridge else []))
 
     def __enter__(self) -> Self:
         return self
@@ -62,10 +64,13 @@ class Pair:
 
 
 class Lab:
-    """Networks that live and die together; the plain Python form of the fixtures.
+    """A network of hosts, bridges and routers that lives and dies together.
 
-    ``with Lab() as lab: beijing, shanghai = lab.pair()``. What a lab has made is gone when the block is left,
-    and also when the process is gone, however it went.
+    ``with Lab() as lab: lan = lab.bridge("lan"); laptop, server = lab.host("laptop", lan), lab.host("server", lan)``
+
+    What is asked for is planned and checked at once, and made when the lab is first used: all of it together, in as
+    few requests as possible. From then on (with ``named``, from the start) each addition is made as it is asked for.
+    What a lab has made is gone when its block is left, and also when the process is gone, however it went.
 
     Args:
         named: Give every namespace a name that ``ip netns`` shows (needs root): that of its host or bridge, with a
@@ -74,13 +79,131 @@ class Lab:
 
     def __init__(self, *, named: bool = False) -> None:
         self._named = named
-        self._open: list[Inside] = []
+        self._plan = NOTHING
+        self._made = NOTHING
+        self._building = threading.RLock()
+        self._hosts: dict[str, Host] = {}
+        self._bridges: dict[str, Bridge] = {}
         self._closed = False
 
-    def host(self, name: str = "netns") -> Host:
-        """A host by itself: only a loopback interface, up."""
-        hosts, _ = self._build(plan_host(name))
-        return hosts[name]
+    # What there is
+
+    @property
+    def hosts(self) -> Mapping[str, Host]:
+        """Hosts and routers by name, in the order of creation."""
+        return MappingProxyType(self._hosts)
+
+    @property
+    def bridges(self) -> Mapping[str, Bridge]:
+        """Bridges by name."""
+        return MappingProxyType(self._bridges)
+
+    def __getitem__(self, name: str) -> Host:
+        """The host or router of that name.
+
+        Raises:
+            KeyError: There is none; the message lists those there are.
+        """
+        if name not in self._hosts:
+            raise KeyError(f"no host {name!r}; the lab has {', '.join(self._hosts) or 'none'}")
+        return self._hosts[name]
+
+    # Additions
+
+    def bridge(self, name: str, subnet: str | None = AUTO, subnet6: str | None = AUTO, *, mtu: int = 1500) -> Bridge:
+        """An Ethernet segment: a bridge, in a namespace of its own.
+
+        Args:
+            name: At most 15 bytes.
+            subnet: IPv4 network; None for no IPv4. By default the next free one of 10.0.0.0/24, 10.0.1.0/24 …
+            subnet6: IPv6 network; None for no IPv6. By default the next free one of fd00:10::/64, fd00:10:0:1::/64 …
+            mtu: Of all interfaces on it, in bytes.
+
+        Raises:
+            PlanError: It cannot be, or the name is taken.
+        """
+        ipv6 = subnet6 != AUTO or broker().ipv6
+        self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, ipv6=ipv6))
+        return self._bridges[name]
+
+    def host(
+        self,
+        name: str = "netns",
+        *bridges: Bridge,
+        ip: str | None = None,
+        ip6: str | None = None,
+        mac: str | None = None,
+    ) -> Host:
+        """A host, with an interface ``eth0``, ``eth1`` … on each of the bridges; its loopback interface is up.
+
+        Args:
+            bridges: Bridges of this lab.
+            ip, ip6: Its addresses on the first bridge, without prefix length. By default the next free ones.
+            mac: Of its first interface.
+
+        Raises:
+            PlanError: It cannot be, or the name or address is taken.
+        """
+        return self._node(name, bridges, ip, ip6, mac, forwards=False)
+
+    def router(
+        self, name: str, *bridges: Bridge, ip: str | None = None, ip6: str | None = None, mac: str | None = None
+    ) -> Host:
+        """A host that forwards between its bridges; all hosts get the routes that lead over it.
+
+        Arguments and errors are those of :meth:`host`. Of several ways the shortest, counted in routers, is taken,
+        and of equal ones that over the router that was connected first.
+        """
+        return self._node(name, bridges, ip, ip6, mac, forwards=True)
+
+    def connect(
+        self,
+        host: Host,
+        bridge: Bridge,
+        *,
+        ip: str | None = None,
+        ip6: str | None = None,
+        mac: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Give a host one more interface, on a bridge.
+
+        Args:
+            ip, ip6: Its addresses there, without prefix length. By default the next free ones.
+            mac: Its hardware address. By default one that tells host and interface.
+            name: Of the interface. By default the next of ``eth0``, ``eth1`` …
+
+        Raises:
+            PlanError: It cannot be.
+        """
+        self._check_own(host, bridge)
+        self._change(add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name))
+
+    def link(
+        self, first: Host, second: Host, subnet: str | None = AUTO, subnet6: str | None = AUTO, *, mtu: int = 1500
+    ) -> None:
+        """Join two hosts directly, by a veth pair without a bridge; each gets one more interface.
+
+        Args:
+            subnet, subnet6, mtu: As with :meth:`bridge`.
+
+        Raises:
+            PlanError: It cannot be.
+        """
+        self._check_own(first, second)
+        if first is second:
+            raise PlanError(f"link: {first.name} cannot be joined to itself")
+        words = f"{first.name} - {second.name}"
+        name = next(
+            label
+            for label in itertools.chain([words], (f"{words} {n}" for n in itertools.count(2)))
+            if label not in self._plan.segments
+        )
+        ipv6 = subnet6 != AUTO or broker().ipv6
+        plan = add_segment(self._plan, name, subnet, subnet6, mtu=mtu, bridged=False, ipv6=ipv6)
+        for host in (first, second):
+            plan = add_end(plan, host.name, name)
+        self._change(plan)
 
     def pair(self, **keywords: Any) -> Pair:
         """Two hosts joined by a bridge; the keywords are those of the fixture ``netns_pair``.
@@ -100,40 +223,119 @@ class Lab:
             PlanError: What was asked for cannot be; nothing has been made.
             NamespacesUnavailable: The machine does not allow it.
         """
+        if "subnet6" not in keywords and not broker().ipv6:
+            keywords["subnet6"] = None  # a kernel without IPv6
         shape = PairShape.from_keywords(keywords)
-        if not broker().ipv6 and "subnet6" not in keywords:
-            shape = replace(shape, subnet6=None)  # a kernel without IPv6
-        plan = plan_pair(shape)
-        hosts, bridges = self._build(plan)
-        first, second = plan.hosts
-        return Pair(self, (hosts[first], hosts[second]), next(iter(bridges.values()), None))
+        self._change(plan_pair(shape, self._plan))
+        self.build()
+        first, second = shape.hosts
+        bridge = self._bridges[shape.bridge] if isinstance(shape.bridge, str) else None
+        return Pair(self, (self._hosts[first], self._hosts[second]), bridge)
 
-    def close(self) -> None:
-        """End everything; may be called twice."""
-        self._closed = True
-        self._close(list(self._open))
+    def remove(self, *places: Inside) -> None:
+        """End hosts and bridges, with what runs in them and the interfaces that lead to them.
 
-    def __enter__(self) -> Self:
-        return self
+        Routes that led over them are worked out anew. Those that are closed already are passed over.
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        Raises:
+            PlanError: One belongs to another lab.
+        """
+        open_places = [place for place in places if not place.closed]
+        self._check_own(*open_places)
+        if not open_places:
+            return
+        self._show(remove(self._plan, {place.name for place in open_places}))
+        try:
+            if self._made is not NOTHING:
+                self.build()
+        finally:
+            self._close(open_places)
 
-    def _build(self, plan: Plan) -> tuple[dict[str, Host], dict[str, Bridge]]:
+    def _node(
+        self,
+        name: str,
+        bridges: tuple[Bridge, ...],
+        ip: str | None,
+        ip6: str | None,
+        mac: str | None,
+        *,
+        forwards: bool,
+    ) -> Host:
+        self._check_own(*bridges)
+        plan = add_node(self._plan, name, forwards=forwards)
+        for number, bridge in enumerate(bridges):
+            given = {"ip": ip, "ip6": ip6, "mac": mac} if number == 0 else {}
+            plan = add_end(plan, name, bridge.name, **given)
+        if not bridges and (ip or ip6 or mac):
+            raise PlanError(f"{name}: ip, ip6 and mac need a bridge to be on: host({name!r}, BRIDGE, …)")
+        self._change(plan)
+        return self._hosts[name]
+
+    def _check_own(self, *places: object) -> None:
+        for place in places:
+            own: Mapping[str, Inside] = self._bridges if isinstance(place, Bridge) else self._hosts
+            if not isinstance(place, Inside):
+                raise PlanError(f"{place!r}: expected a bridge or host of this lab, such as lab.bridge('lan') gives")
+            if own.get(place.name) is not place:
+                raise PlanError(f"{place!r} belongs to another lab")
+
+    # Making and ending
+
+    def _change(self, plan: Plan) -> None:
+        """Take over a plan that has grown; make it real at once if the lab is real already."""
         if self._closed:
             raise ClosedError("this lab is closed")
-        names = [*plan.hosts, *plan.bridges]
+        before = self._plan
+        self._show(plan)
+        if self._made is not NOTHING or self._named:  # names are for others to see
+            try:
+                self.build()
+            except BaseException:
+                self._show(before)
+                raise
+
+    def _show(self, plan: Plan) -> None:
+        """Have hosts and bridges be those of a plan."""
+        before, self._plan = self._plan, plan
+        for known, wanted in ((self._hosts, plan.nodes), (self._bridges, plan.bridges)):
+            for name in [name for name in known if name not in wanted]:
+                del known[name]
+        for name in plan.bridges:
+            if name not in self._bridges:
+                self._bridges[name] = Bridge(name, owner=self)
+        for name, ends in plan.of_node.items():
+            if name not in self._hosts:
+                self._hosts[name] = Host(name, owner=self, network=self._hosts)
+            if ends is not before.of_node.get(name):
+                self._hosts[name]._given = tuple(address for end in ends for address in end.addresses)
+
+    def build(self) -> None:
+        """Make what is planned; happens by itself when the lab is first used.
+
+        Returns when the first packet gets through everywhere.
+
+        Raises:
+            NamespacesUnavailable: The machine does not allow it.
+            KernelError: The kernel refused a request; nothing of what was new in the plan is left.
+        """
+        with self._building:
+            if self._closed:
+                raise ClosedError("this lab is closed")
+            if self._made is not self._plan:
+                self._build()
+
+    def _build(self) -> None:
+        plan = self._plan
+        todo = steps(self._made, plan)
+        places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with contextlib.ExitStack() as undo:
-            namespaces = self._namespaces(names, undo)
-            addresses = _addresses(plan)
-            hosts = {name: Host(name, namespaces[name], tuple(addresses.get(name, ()))) for name in plan.hosts}
-            bridges = {name: Bridge(name, namespaces[name]) for name in plan.bridges}
-            _configure(plan, namespaces)
+            made = self._namespaces(todo.places, undo)
+            there = {name: place.namespace for name, place in places.items() if name not in made}
+            _make(todo, {**there, **made})
             undo.pop_all()
-        self._open += [*hosts.values(), *bridges.values()]
-        for host in hosts.values():
-            host._network = hosts
-        return hosts, bridges
+        for name, namespace in made.items():
+            places[name]._namespace = namespace
+        self._made = plan
 
     def _namespaces(self, names: list[str], undo: contextlib.ExitStack) -> dict[str, Namespace]:
         if not self._named:
@@ -147,7 +349,12 @@ class Lab:
             undo.callback(named[name].close)
         return named
 
-    def _close(self, places: list[Inside]) -> None:
+    def close(self) -> None:
+        """End everything; may be called twice."""
+        self._closed = True
+        self._close([*self._hosts.values(), *self._bridges.values()])
+
+    def _close(self, places: Sequence[Inside]) -> None:
         open_places = [place for place in places if not place.closed]
         if not open_places:
             return
@@ -156,9 +363,18 @@ class Lab:
             for place in open_places:
                 release.callback(place._release)
             # Processes first: they would keep their namespaces alive.
-            for held, inodes in _by_helper(open_places):
+            for held, inodes in _by_helper([place._namespace for place in open_places if place._namespace]):
                 held.end_processes("net", inodes)
-        self._open = [place for place in self._open if not place.closed]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<Lab {', '.join(self._hosts) or 'empty'}{state}>"
 
 
 def _named(name: str) -> Namespace:
@@ -171,78 +387,35 @@ def _named(name: str) -> Namespace:
     raise AssertionError("there is always a next number")
 
 
-def _by_helper(places: list[Inside]) -> list[tuple[Broker, list[int]]]:
+def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:
     found: dict[int, tuple[Broker, list[int]]] = {}
-    for place in places:
-        namespace = place.namespace
+    for namespace in namespaces:
         found.setdefault(id(namespace.broker), (namespace.broker, []))[1].append(namespace.id)
     return list(found.values())
 
 
-def _addresses(plan: Plan) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for cable in plan.cables:
-        for end in cable.ends:
-            found.setdefault(end.place, []).extend(end.addresses)
-    return found
-
-
-def _configure(plan: Plan, namespaces: dict[str, Namespace]) -> None:
+def _make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     """Ask the kernel for all of it: one send for a namespace and round."""
-    _make_bridges_and_cables(plan, namespaces)
-    near: dict[str, list[End]] = {name: [] for name in namespaces}
-    far: dict[str, list[End]] = {name: [] for name in namespaces}
-    for cable in plan.cables:
-        near[cable.near.place].append(cable.near)
-        far[cable.far.place].append(cable.far)
+    for name, requests in todo.unplug.items():
+        namespaces[name].netlink.batch(requests)
+    for name in todo.routers:
+        _forward(namespaces[name])
+    for name in todo.ready.keys() - set(todo.places):
+        namespaces[name].netlink.listen()
+    for name in {**todo.bridges, **todo.cables}:
+        requests = [todo.bridges[name]] if name in todo.bridges else []
+        for cable in todo.cables.get(name, ()):
+            far = namespaces[cable.far_place].fileno()
+            requests.append(_netlink.add_veth(cable.near, cable.far, cable.mtu, far))
+        namespaces[name].netlink.batch(requests)
     answers: dict[str, list[bytes]] = {}
-    for name in plan.hosts:
-        answers[name] = namespaces[name].netlink.batch(_settle(near[name], far[name]))
-    for name in plan.bridges:
-        # After the hosts: a port has a carrier only once the far end is up.
-        indexes = [*(end.index for end in near[name]), plan.bridge_index]
-        answers[name] = namespaces[name].netlink.batch([_netlink.get_link(index) for index in indexes])
-    for name, namespace in namespaces.items():
-        ends = near[name] + far[name]
-        namespace.netlink.wait_ready([end.index for end in ends], answers[name], _six(ends))
+    for name, requests in (*todo.settle.items(), *todo.read.items()):
+        answers[name] = namespaces[name].netlink.batch(requests)
+    for name, (indexes, addresses) in todo.ready.items():
+        namespaces[name].netlink.wait_ready(indexes, answers[name], addresses)
 
 
-def _make_bridges_and_cables(plan: Plan, namespaces: dict[str, Namespace]) -> None:
-    requests: dict[str, list[_netlink.Request]] = {name: [] for name in namespaces}
-    for name in plan.bridges:
-        requests[name].append(_netlink.add_bridge(name, plan.bridge_index))
-    for cable in plan.cables:
-        fd = namespaces[cable.far.place].fileno()
-        requests[cable.near.place].append(_netlink.add_veth(_end(cable.near), _end(cable.far), cable.mtu, fd))
-    for name, batch in requests.items():
-        if batch:
-            namespaces[name].netlink.batch(batch)
-
-
-def _end(end: End) -> _netlink.End:
-    return _netlink.End(end.name, end.index, end.mac, end.master)
-
-
-def _settle(near: list[End], far: list[End]) -> list[_netlink.Request]:
-    """A host's own part: loopback up, interfaces up where they are not yet, read, addressed."""
-    ends = near + far
-    return [
-        _netlink.set_link(1, up=True, what="set lo up"),
-        *(_netlink.set_link(end.index, up=True, what=f"set {end.name} up") for end in far),
-        # Before the addresses: an IPv6 address becomes usable only on an interface that is ready.
-        *(_netlink.get_link(end.index) for end in ends),
-        *(
-            _netlink.add_address(end.index, plain, int(prefix))
-            for end in ends
-            for plain, prefix in (address.split("/") for address in end.addresses)
-        ),
-    ]
-
-
-def _six(ends: list[End]) -> list[tuple[int, bytes]]:
-    return [
-        (end.index, socket.inet_pton(socket.AF_INET6, address.split("/")[0]))
-        for end in ends
-        for address in end.addresses
-        if ":" in address
-    ]
+def _forward(namespace: Namespace) -> None:
+    """Have it pass on packets that are not for itself (ip-sysctl.rst)."""
+    for setting in ("ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if namespace.broker.ipv6 else [])):
+        namespace.broker.request("sysctl", setting, b"1", fds=[namespace.fileno()])

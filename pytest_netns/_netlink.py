@@ -23,12 +23,27 @@ from typing import Any, NamedTuple
 
 from ._errors import KernelError, WaitTimeout
 
-__all__ = ["Netlink", "Request", "add_address", "add_bridge", "add_veth", "get_link", "move_link", "set_link"]
+__all__ = [
+    "End",
+    "Netlink",
+    "Request",
+    "add_address",
+    "add_bridge",
+    "add_route",
+    "add_veth",
+    "delete_link",
+    "delete_route",
+    "get_link",
+    "move_link",
+    "set_link",
+]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _EXCL_CREATE = 0x1, 0x4, 0x300, 0x600
-_NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 26, 30
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 17, 18, 20, 22
+_NEWROUTE, _DELROUTE, _GETROUTE, _GETNEIGH = 24, 25, 26, 30
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _IFA_F_NODAD, _IFA_F_TENTATIVE = 0x02, 0x40
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
@@ -37,6 +52,8 @@ _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # family, kind, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ENOUGH = 32768  # the kernel puts no more in one answer (netlink_dump, net/netlink/af_netlink.c)
+#: Answers to more requests might not fit into a socket's queue (net.core.rmem_default; each takes a page or two of it).
+_AT_A_TIME = 32
 _AN_FD = 0x0DE5C217  # stands for a descriptor until the request is sent
 
 #: Ready takes milliseconds; but the kernel's clean-up of earlier networks may hold its lock for seconds.
@@ -53,8 +70,9 @@ class Request(NamedTuple):
 def _encode(kind: str, number: int, how: int, what: str, /, **fields: object) -> Request:
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-    message = {"link": ifinfmsg, "address": ifaddrmsg}[kind]()
+    message = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg}[kind]()
     for name, value in fields.items():
         message[name] = value
     message["header"] = {"type": number, "flags": _REQUEST | how, "sequence_number": 0, "pid": 0}
@@ -130,6 +148,12 @@ def set_link(index: int, *, up: bool, what: str) -> Request:
     return _encode("link", _NEWLINK, 0, what, index=index, flags=_IFF_UP if up else 0, change=_IFF_UP)
 
 
+@functools.lru_cache(4096)
+def delete_link(index: int) -> Request:
+    """An interface no longer; of a veth pair the other end goes, too."""
+    return _encode("link", _DELLINK, 0, f"delete interface {index}", index=index)
+
+
 def move_link(index: int, name: str, namespace: int) -> Request:
     """An existing interface into another namespace; takes the kernel a grace period (some 15 ms)."""
     template = _encode("link", _NEWLINK, 0, f"move {name}", index=index, attrs=[("IFLA_NET_NS_FD", _AN_FD)])
@@ -163,6 +187,36 @@ def add_address(index: int, address: str, prefix: int) -> Request:
     )
 
 
+@functools.lru_cache(4096)
+def add_route(version: int, destination: str | None, via: str) -> Request:
+    """A route by way of a neighbour; ``destination`` None is the default route."""
+    return _route("add", version, destination, via)
+
+
+@functools.lru_cache(4096)
+def delete_route(version: int, destination: str | None, via: str) -> Request:
+    """That route no longer."""
+    return _route("delete", version, destination, via)
+
+
+def _route(verb: str, version: int, destination: str | None, via: str) -> Request:
+    attributes: list[tuple[str, Any]] = [("RTA_GATEWAY", via)]
+    address, _, length = (destination or "/0").partition("/")
+    if address:
+        attributes.insert(0, ("RTA_DST", address))
+    return _encode(
+        "route",
+        *((_NEWROUTE, _EXCL_CREATE) if verb == "add" else (_DELROUTE, 0)),
+        f"{verb} route {destination or 'default'} via {via}",
+        family=int(socket.AF_INET6 if version == 6 else socket.AF_INET),
+        dst_len=int(length),
+        table=_RT_TABLE_MAIN,
+        proto=_RTPROT_STATIC,
+        type=_RTN_UNICAST,
+        attrs=attributes,
+    )
+
+
 class Netlink:
     """A rtnetlink socket in one namespace; usable from any thread, inside an event loop or not."""
 
@@ -183,35 +237,41 @@ class Netlink:
         Raises:
             KernelError: The first request that the kernel refused, by name.
         """
+        answers: list[bytes] = []
         with self._lock:
-            first, last = self._sequence + 1, self._sequence + len(requests)
-            self._sequence = last
-            frame = bytearray()
-            for number, request in enumerate(requests, first):
-                start = len(frame)
-                frame += request.data
-                struct.pack_into("=I", frame, start + 8, number)
+            for start in range(0, len(requests), _AT_A_TIME):
+                answers += self._batch(requests[start : start + _AT_A_TIME])
+        return answers
+
+    def _batch(self, requests: Sequence[Request]) -> list[bytes]:
+        first, last = self._sequence + 1, self._sequence + len(requests)
+        self._sequence = last
+        frame = bytearray()
+        for number, request in enumerate(requests, first):
+            start = len(frame)
+            frame += request.data
+            struct.pack_into("=I", frame, start + 8, number)
+            if number == last:
+                flags = struct.unpack_from("=H", frame, start + 6)[0]
+                struct.pack_into("=H", frame, start + 6, flags | _ACK)
+        self._socket.send(frame)
+        answers: list[bytes] = []
+        failure: KernelError | None = None
+        for message in self._messages():
+            _, kind, _, number, _ = _HEADER.unpack_from(message)
+            if first <= number <= last and kind == _NLMSG_ERROR:
+                code = -struct.unpack_from("=i", message, _HEADER.size)[0]
+                if code and failure is None:
+                    failure = KernelError(code, f"{requests[number - first].what}: {os.strerror(code)}")
                 if number == last:
-                    flags = struct.unpack_from("=H", frame, start + 6)[0]
-                    struct.pack_into("=H", frame, start + 6, flags | _ACK)
-            self._socket.send(frame)
-            answers: list[bytes] = []
-            failure: KernelError | None = None
-            for message in self._messages():
-                _, kind, _, number, _ = _HEADER.unpack_from(message)
-                if first <= number <= last and kind == _NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", message, _HEADER.size)[0]
-                    if code and failure is None:
-                        failure = KernelError(code, f"{requests[number - first].what}: {os.strerror(code)}")
-                    if number == last:
-                        break
-                elif first <= number <= last:
-                    answers.append(message)
-                else:
-                    self._announced.append(message)
-            if failure is not None:
-                raise failure
-            return answers
+                    break
+            elif first <= number <= last:
+                answers.append(message)
+            else:
+                self._announced.append(message)
+        if failure is not None:
+            raise failure
+        return answers
 
     def dump(self, number: int, family: int = 0) -> list[Any]:
         """Every object of one kind, decoded by pyroute2."""
@@ -277,9 +337,16 @@ class Netlink:
                     _note(message, waiting, tentative)
             self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
 
+    def listen(self) -> None:
+        """Have the kernel announce IPv6 addresses again, before some are added that :meth:`wait_ready` is to see.
+
+        A new socket listens (:mod:`pytest_netns._helper`); the first wait is the end of that.
+        """
+        self._membership(_ADD_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+
     def add_and_wait(self, request: Request, index: int, address: bytes) -> None:
         """Add an IPv6 address to an interface that is up, and return once it can be used."""
-        self._membership(_ADD_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+        self.listen()
         self.batch([request])
         self.wait_ready([], [], [(index, address)])
 

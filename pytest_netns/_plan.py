@@ -1,116 +1,335 @@
-"""A network as frozen data: names, addresses, MACs and indexes, worked out and checked before the kernel is touched."""
+"""A lab as frozen data: names, addresses, MACs and indexes, worked out and checked before the kernel is touched.
+
+A plan grows by functions that return the next one: a segment, a node (host or router), an end of a node on a segment.
+"""
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
+from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
 from ._errors import PlanError
 
 __all__ = [
-    "Cable",
+    "AUTO",
+    "BRIDGE_INDEX",
+    "NOTHING",
     "End",
-    "PairShape",
+    "Node",
     "Plan",
+    "Segment",
+    "add_end",
+    "add_node",
+    "add_segment",
     "check_host_name",
     "check_interface_name",
-    "plan_host",
-    "plan_pair",
+    "check_mtu",
+    "remove",
 ]
 
+#: For a subnet that the plan is to choose.
+AUTO = "auto"
+
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_BRIDGE_INDEX = 1000
+BRIDGE_INDEX = 1000
 #: Both ends of a pair get unusual, distinct indexes: equal ones make Linux treat a link event as not urgent, and the
 #: first packet then waits for a second (linkwatch_urgent_event, net/core/link_watch.c).
 _FIRST_INDEX = 1001
 
-_EXAMPLES = {4: "10.0.0.0/24", 6: "fd00:10::/64"}
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+@dataclass(frozen=True)
+class Segment:
+    """What stands for an Ethernet segment: a bridge; or, between just two ends, a veth pair without one."""
+
+    name: str
+    bridged: bool
+    subnet: Network | None
+    subnet6: Network | None
+    mtu: int
+
+    def network(self, version: int) -> Network | None:
+        """Its network of that IP version."""
+        return self.subnet if version == 4 else self.subnet6
+
+
+@dataclass(frozen=True)
+class Node:
+    """A host; a router if it forwards."""
+
+    name: str
+    #: In the order of creation, from 1.
+    number: int
+    forwards: bool = False
 
 
 @dataclass(frozen=True)
 class End:
-    """One end of a veth pair: where it is, and what it has."""
+    """One interface of a node, on a segment."""
 
-    place: str
+    node: str
+    segment: str
     name: str
     index: int
     mac: str
-    addresses: tuple[str, ...] = ()
-    master: int | None = None
-
-
-@dataclass(frozen=True)
-class Cable:
-    """A veth pair; the near end is the one in the bridge, if there is one."""
-
-    near: End
-    far: End
-    mtu: int
+    #: With prefix lengths.
+    addresses: tuple[str, ...]
+    #: The other end, in the bridge's namespace: its name, empty without a bridge, and hardware address.
+    port: str = ""
+    port_mac: str = ""
 
     @property
-    def ends(self) -> tuple[End, End]:
-        return self.near, self.far
+    def port_index(self) -> int:
+        """Index of the other end, where that is a port."""
+        return self.index + 1
+
+    def address(self, version: int) -> str | None:
+        """Its first address of that IP version, without prefix length."""
+        return next((text.split("/")[0] for text in self.addresses if (":" in text) == (version == 6)), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be made: hosts and bridges by name, each in a namespace of its own, and the cables between them."""
+    """What a lab consists of. Plans are told apart by identity: comparing large ones would take long."""
 
-    hosts: tuple[str, ...]
-    bridges: tuple[str, ...] = ()
-    cables: tuple[Cable, ...] = ()
-    bridge_index: int = _BRIDGE_INDEX
+    segments: Mapping[str, Segment] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    ends: tuple[End, ...] = ()
+    #: By segment: the ends on it. By node: its ends.
+    on_segment: Mapping[str, tuple[End, ...]] = field(default_factory=dict)
+    of_node: Mapping[str, tuple[End, ...]] = field(default_factory=dict)
+    #: Who has an address of a segment; and where the search for the next free one starts, by IP version.
+    owners: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    next_free: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    #: How many automatic subnets, nodes and ends there have been.
+    automatic: int = 0
+    nodes_made: int = 0
+    ends_made: int = 0
+
+    @property
+    def bridges(self) -> tuple[str, ...]:
+        """Names of the bridges, each of which has a namespace."""
+        return tuple(name for name, segment in self.segments.items() if segment.bridged)
 
 
-@dataclass(frozen=True)
-class PairShape:
-    """The keywords that shape ``netns_pair``, checked.
+#: What every plan grows from.
+NOTHING = Plan()
 
-    Attributes:
-        hosts: Names of the two hosts.
-        bridge: Name of the bridge; False for a veth pair straight between the hosts.
-        interfaces: Name of the hosts' interface, or one for each host; at most 15 bytes (IFNAMSIZ, netdevice(7)).
-        subnet: IPv4 network of the two; None for no IPv4.
-        subnet6: IPv6 network of the two; None for no IPv6. The default is a unique local prefix (RFC 4193).
-        mtu: In bytes, 68 (RFC 791) to 65535; at least 1280 with IPv6 (RFC 8200).
+# Growing
+
+
+def add_segment(
+    plan: Plan,
+    name: str,
+    subnet: object = AUTO,
+    subnet6: object = AUTO,
+    *,
+    mtu: object = 1500,
+    bridged: bool = True,
+    ipv6: bool = True,
+) -> Plan:
+    """The plan with a segment more.
+
+    Args:
+        subnet, subnet6: A network, None for none, or ``"auto"``: then it gets one that no other segment has.
+        ipv6: Whether this kernel has IPv6; without, ``subnet6="auto"`` is none.
+
+    Raises:
+        PlanError: Names what is wrong with it.
     """
+    if bridged:
+        check_interface_name(name, "bridge")
+        check_host_name(name, "bridge")
+        if name in plan.nodes:
+            raise PlanError(f"bridge {name!r} has the name of a host")
+    if name in plan.segments:
+        raise PlanError(f"there is a bridge {name!r} already" if bridged else f"there is a link {name!r} already")
+    if subnet is None and (subnet6 is None or (subnet6 == AUTO and not ipv6)):
+        raise PlanError("subnet and subnet6 are both None; one of them is needed")
+    if subnet6 == AUTO and not ipv6:
+        subnet6 = None
+    given: dict[int, Network | None] = {4: None, 6: None}
+    for version, word, value in ((4, "subnet", subnet), (6, "subnet6", subnet6)):
+        if value is not None and value != AUTO:
+            given[version] = parse_subnet(word, value, version)
+    automatic = plan.automatic
+    wanted = [version for version, value in ((4, subnet), (6, subnet6)) if value == AUTO]
+    if wanted:
+        number, found = _automatic(plan, wanted, given)
+        given.update(found)
+        automatic = number + 1
+    check_mtu(mtu, six=given[6] is not None)
+    assert isinstance(mtu, int)
+    segment = Segment(name, bridged, given[4], given[6], mtu)
+    return replace(
+        plan,
+        segments={**plan.segments, name: segment},
+        on_segment={**plan.on_segment, name: ()},
+        automatic=automatic,
+    )
 
-    hosts: tuple[str, str] = ("beijing", "shanghai")
-    bridge: str | bool = "br0"
-    interfaces: str | tuple[str, str] = "eth0"
-    subnet: str | None = "10.0.0.0/24"
-    subnet6: str | None = "fd00:10::/64"
-    mtu: int = 1500
 
-    @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any]) -> PairShape:
-        """Check keywords as a user wrote them.
-
-        Raises:
-            PlanError: Names the keyword, the value and what was expected.
-        """
-        known = [field.name for field in fields(cls)]
-        for keyword in keywords:
-            if keyword not in known:
-                raise PlanError(f"unknown keyword {keyword!r}; netns_pair takes {', '.join(known)}")
-        shape = replace(cls(), **{word: _tupled(value) for word, value in keywords.items()})
-        _check_names(shape)
-        _check_mtu(shape)
-        if shape.subnet is None and shape.subnet6 is None:
-            raise PlanError("subnet and subnet6 are both None; a pair needs one of them")
-        _network("subnet", shape.subnet, 4)
-        _network("subnet6", shape.subnet6, 6)
-        return shape
+def _automatic(
+    plan: Plan, wanted: list[int], given: Mapping[int, Network | None]
+) -> tuple[int, dict[int, Network | None]]:
+    """The next networks that overlap none in use, of the same number for both IP versions."""
+    used = [network for segment in plan.segments.values() for network in (segment.subnet, segment.subnet6)]
+    for number in range(plan.automatic, 0x10000):
+        found: dict[int, Network | None] = {
+            version: parse_subnet("subnet", automatic_subnet(number, version), version) for version in wanted
+        }
+        if not any(_overlap(one, other) for one in found.values() for other in [*used, *given.values()]):
+            return number, found
+    raise PlanError("no more automatic subnets; give the segment a subnet of its own")
 
 
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _overlap(one: Network | None, other: Network | None) -> bool:
+    return one is not None and other is not None and one.version == other.version and one.overlaps(other)
+
+
+def add_node(plan: Plan, name: str, *, forwards: bool = False) -> Plan:
+    """The plan with a host or router more, on no segment yet.
+
+    Raises:
+        PlanError: The name is malformed or taken.
+    """
+    word = "router" if forwards else "host name"
+    check_host_name(name, word)
+    if name in plan.nodes:
+        raise PlanError(f"{word} {name!r}: there is a host of this name already")
+    if name in plan.segments and plan.segments[name].bridged:
+        raise PlanError(f"{word} {name!r}: there is a bridge of this name")
+    return replace(
+        plan,
+        nodes={**plan.nodes, name: Node(name, plan.nodes_made + 1, forwards)},
+        of_node={**plan.of_node, name: ()},
+        nodes_made=plan.nodes_made + 1,
+    )
+
+
+def add_end(
+    plan: Plan,
+    node: str,
+    segment: str,
+    *,
+    name: str | None = None,
+    ip: str | None = None,
+    ip6: str | None = None,
+    mac: str | None = None,
+) -> Plan:
+    """The plan with an interface more: of ``node``, on ``segment``.
+
+    Args:
+        name: ``eth0``, ``eth1`` … if not given.
+        ip, ip6: Addresses; the next free one of the segment's networks if not given.
+        mac: Hardware address; one that tells node and interface if not given.
+
+    Raises:
+        PlanError: Names what is wrong with it.
+    """
+    own = plan.of_node[node]
+    on = plan.segments[segment]
+    if name is None:
+        taken = {end.name for end in own}
+        name = next(f"eth{number}" for number in range(len(own) + 1) if f"eth{number}" not in taken)
+    else:
+        check_interface_name(name, "interface")
+        if any(end.name == name for end in own):
+            raise PlanError(f"interface {name!r}: {node} has one of this name already")
+    owners, next_free, addresses = dict(plan.owners), dict(plan.next_free), []
+    for version, word, value in ((4, "ip", ip), (6, "ip6", ip6)):
+        network = on.network(version)
+        if network is None:
+            if value is not None:
+                raise PlanError(f"{word} {value!r}: {segment} has no IPv{version} network")
+            continue
+        if value is not None:
+            address = _given(plan, segment, network, f"{node}: {word}", value)
+        else:
+            address, next_free[segment, version] = _next_free(plan, segment, network, node)
+        owners[segment, address] = node
+        addresses.append(f"{address}/{network.prefixlen}")
+    # Tells node and interface, and is administered locally (IEEE 802).
+    tail = f"{plan.nodes[node].number:04x}{len(own):02x}"
+    tail = ":".join(("00:00", tail[:2], tail[2:4], tail[4:]))
+    end = End(
+        node,
+        segment,
+        name,
+        _FIRST_INDEX + 2 * plan.ends_made,
+        f"02:{tail}" if mac is None else check_mac(f"{node}: mac", mac),
+        tuple(addresses),
+        _port_name(plan, node, segment) if on.bridged else "",
+        f"fe:{tail}" if on.bridged else "",
+    )
+    return replace(
+        plan,
+        ends=(*plan.ends, end),
+        ends_made=plan.ends_made + 1,
+        on_segment={**plan.on_segment, segment: (*plan.on_segment[segment], end)},
+        of_node={**plan.of_node, node: (*own, end)},
+        owners=owners,
+        next_free=next_free,
+    )
+
+
+def remove(plan: Plan, names: Collection[str]) -> Plan:
+    """The plan without these nodes and bridges, and without the interfaces and links that led to them."""
+    lost = {
+        name
+        for name, ends in plan.on_segment.items()
+        if name in names or (not plan.segments[name].bridged and any(end.node in names for end in ends))
+    }
+
+    def stays(end: End) -> bool:
+        return end.node not in names and end.segment not in lost
+
+    segments = {name: segment for name, segment in plan.segments.items() if name not in lost}
+    nodes = {name: node for name, node in plan.nodes.items() if name not in names}
+    if not segments and not nodes:
+        return NOTHING
+    return replace(
+        plan,
+        segments=segments,
+        nodes=nodes,
+        ends=tuple(end for end in plan.ends if stays(end)),
+        on_segment={name: tuple(end for end in plan.on_segment[name] if stays(end)) for name in segments},
+        of_node={name: tuple(end for end in plan.of_node[name] if stays(end)) for name in nodes},
+        owners={
+            (segment, address): node
+            for (segment, address), node in plan.owners.items()
+            if node in nodes and segment in segments
+        },
+    )
+
+
+def _given(plan: Plan, segment: str, network: Network, word: str, value: object) -> str:
+    address = address_in(network, word, value)
+    owner = plan.owners.get((segment, address))
+    if owner is not None:
+        raise PlanError(f"{word} {value!r}: {owner} has this address on {segment} already")
+    return address
+
+
+def _next_free(plan: Plan, segment: str, network: Network, node: str) -> tuple[str, int]:
+    """The next address that nobody has, and where to look for the one after it."""
+    start = plan.next_free.get((segment, network.version), 0)
+    found = free_address(network, start, lambda address: (segment, address) in plan.owners)
+    if found is None:
+        raise PlanError(f"{node} finds no free address on {segment}: all of {network} are taken")
+    address, number = found
+    return address, number + 1
+
+
+def _port_name(plan: Plan, node: str, segment: str) -> str:
+    """``veth-NODE`` where that is a name and free, else ``veth-NUMBER``."""
+    taken = {end.port for end in plan.on_segment[segment]} | {segment}
+    names = (f"veth-{word}" for word in (node, *range(1, len(taken) + 2)))
+    return next(name for name in names if len(name.encode()) <= 15 and name not in taken)
+
+
+# Checks
 
 
 def check_host_name(value: object, word: str = "host name") -> None:
@@ -135,115 +354,9 @@ def check_interface_name(value: object, word: str = "interface name") -> None:
         )
 
 
-def _check_names(shape: PairShape) -> None:
-    if not isinstance(shape.hosts, tuple) or len(shape.hosts) != 2:
-        raise PlanError(f"hosts {shape.hosts!r}: expected two names, such as ('beijing', 'shanghai')")
-    for name in shape.hosts:
-        check_host_name(name, "hosts:")
-    if shape.hosts[0] == shape.hosts[1]:
-        raise PlanError(f"hosts {shape.hosts!r}: both have the same name")
-    if shape.bridge is True or not (shape.bridge is False or isinstance(shape.bridge, str)):
-        raise PlanError(f"bridge {shape.bridge!r}: expected a name, or False for none")
-    if isinstance(shape.bridge, str):
-        check_interface_name(shape.bridge, "bridge")
-        check_host_name(shape.bridge, "bridge")
-        if shape.bridge in shape.hosts:
-            raise PlanError(f"bridge {shape.bridge!r} has the name of a host")
-    names = shape.interfaces
-    if not isinstance(names, str) and not (isinstance(names, tuple) and len(names) == 2):
-        raise PlanError(f"interfaces {names!r}: expected a name, or a pair of names, one for each host")
-    for name in (names,) if isinstance(names, str) else names:
-        check_interface_name(name, "interfaces:")
-
-
-def _check_mtu(shape: PairShape) -> None:
-    if not isinstance(shape.mtu, int) or isinstance(shape.mtu, bool) or not 68 <= shape.mtu <= 65535:
-        raise PlanError(f"mtu {shape.mtu!r}: expected a whole number of bytes from 68 to 65535")
-    if shape.mtu < 1280 and shape.subnet6 is not None:
-        raise PlanError(f"mtu {shape.mtu}: IPv6 needs 1280 at least (RFC 8200); for less, give subnet6=None")
-
-
-def _network(word: str, value: object, version: int) -> Network | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or "/" not in value:
-        raise PlanError(f"{word} {value!r}: expected a network with its prefix length, such as {_EXAMPLES[version]!r}")
-    return _parse_network(word, value, version)
-
-
-@functools.lru_cache(1024)  # the same few come again with every test
-def _parse_network(word: str, value: str, version: int) -> Network:
-    example = _EXAMPLES[version]
-    try:
-        interface = ipaddress.ip_interface(value)
-    except ValueError as error:
-        raise PlanError(f"{word} {value!r}: {error}; expected a network such as {example!r}") from None
-    network = interface.network
-    if network.version != version:
-        raise PlanError(f"{word} {value!r} is IPv{network.version}; expected IPv{version}, such as {example!r}")
-    if interface.ip != network.network_address:
-        raise PlanError(f"{word} {value!r} has host bits set; the network is {str(network)!r}")
-    if network.num_addresses < (2 if version == 4 else 4):
-        raise PlanError(f"{word} {value!r} has no room for two hosts")
-    _check_unicast(word, value, network)
-    return network
-
-
-_TAKEN = {
-    ipaddress.ip_network("127.0.0.0/8"): "the loopback interface",
-    ipaddress.ip_network("0.0.0.0/8"): "'this network' (RFC 1122)",
-    ipaddress.ip_network("224.0.0.0/3"): "multicast and reserved addresses",
-    ipaddress.ip_network("::/127"): "the loopback and unspecified addresses",
-    ipaddress.ip_network("fe80::/10"): "link-local addresses, which every interface has by itself",
-    ipaddress.ip_network("ff00::/8"): "multicast",
-}
-
-
-def _check_unicast(word: str, value: str, network: Network) -> None:
-    for other, owner in _TAKEN.items():
-        if other.version == network.version and network.overlaps(other):
-            raise PlanError(f"{word} {value!r} overlaps {other}, which belongs to {owner}")
-
-
-def plan_host(name: str) -> Plan:
-    """A single host with nothing but its loopback interface."""
-    check_host_name(name)
-    return Plan(hosts=(name,))
-
-
-@functools.lru_cache(256)
-def plan_pair(shape: PairShape) -> Plan:
-    """Two hosts, joined by a bridge or directly; addresses are the first two of each network."""
-    addresses = _addresses(shape)
-    names = (shape.interfaces, shape.interfaces) if isinstance(shape.interfaces, str) else shape.interfaces
-    ends = [
-        End(host, name, _FIRST_INDEX + 2 * number, f"02:00:00:00:{number + 1:02x}:00", addresses[number])
-        for number, (host, name) in enumerate(zip(shape.hosts, names, strict=True))
-    ]
-    if not isinstance(shape.bridge, str):
-        return Plan(hosts=shape.hosts, cables=(Cable(ends[0], ends[1], shape.mtu),))
-    ports = _port_names(shape.hosts, shape.bridge)
-    cables = tuple(
-        Cable(End(shape.bridge, port, end.index + 1, "fe" + end.mac[2:], (), _BRIDGE_INDEX), end, shape.mtu)
-        for port, end in zip(ports, ends, strict=True)
-    )
-    return Plan(hosts=shape.hosts, bridges=(shape.bridge,), cables=cables)
-
-
-def _addresses(shape: PairShape) -> list[tuple[str, ...]]:
-    both: list[tuple[str, ...]] = [(), ()]
-    for network in (_network("subnet", shape.subnet, 4), _network("subnet6", shape.subnet6, 6)):
-        if network is not None:
-            first = int(network.network_address) + (0 if network.prefixlen == 31 and network.version == 4 else 1)
-            for number in (0, 1):
-                # A plain sum: hosts() of an IPv6 network walks a list of 2**64.
-                address = type(network.network_address)(first + number)
-                both[number] += (f"{address}/{network.prefixlen}",)
-    return both
-
-
-def _port_names(hosts: tuple[str, str], bridge: str) -> tuple[str, str]:
-    first, second = (f"veth-{host}" for host in hosts)
-    if max(len(first), len(second)) > 15 or bridge in (first, second):
-        return "veth-1", "veth-2"
-    return first, second
+def check_mtu(value: object, *, six: bool) -> None:
+    """Refuse what cannot be an MTU: less than IPv4 (RFC 791) or IPv6 (RFC 8200) needs, or more than veth takes."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 68 <= value <= 65535:
+        raise PlanError(f"mtu {value!r}: expected a whole number of bytes from 68 to 65535")
+    if value < 1280 and six:
+        raise PlanError(f"mtu {value}: IPv6 needs 1280 at least (RFC 8200); for less, give subnet6=None")

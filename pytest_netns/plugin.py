@@ -40,6 +40,12 @@ class PairFactory(Protocol):
     def __call__(self, **keywords: Any) -> Pair: ...
 
 
+class LabFactory(Protocol):
+    """Makes labs that last as long as the session, or until closed."""
+
+    def __call__(self) -> Lab: ...
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("netns", "network namespaces")
     group.addoption(
@@ -99,8 +105,18 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _netns_session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The lab that networks of wider scopes than a test belong to."""
+def netns_lab_factory(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
+    """Makes labs for wider scopes: ``netns_lab_factory()``.
+
+    A lab lasts until the session ends, or its ``close()``, or the end of a ``with`` block around it.
+    """
+    with contextlib.ExitStack() as labs:
+        yield lambda: labs.enter_context(_new_lab(request.config))
+
+
+@pytest.fixture
+def netns_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """An empty lab: ``lan = netns_lab.bridge("lan"); laptop = netns_lab.host("laptop", lan)``."""
     with _new_lab(request.config) as lab:
         yield lab
 
@@ -110,6 +126,7 @@ def netns(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host by itself: an empty network namespace, its loopback interface up."""
     with _new_lab(request.config) as lab:
         host = request.node.stash[_private_key] = lab.host()
+        lab.build()
         yield host
 
 
@@ -133,7 +150,7 @@ def netns_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="session")
-def netns_pair_factory(_netns_session_lab: Lab) -> PairFactory:
+def netns_pair_factory(netns_lab_factory: LabFactory) -> PairFactory:
     """Makes pairs for wider scopes: ``netns_pair_factory(subnet="192.168.7.0/24")``.
 
     Takes the keywords of ``netns_pair``. A pair lasts until the session ends, or its ``close()``, or the end
@@ -143,7 +160,7 @@ def netns_pair_factory(_netns_session_lab: Lab) -> PairFactory:
     def make(**keywords: Any) -> Pair:
         __tracebackhide__ = True
         try:
-            return _netns_session_lab.pair(**keywords)
+            return netns_lab_factory().pair(**keywords)
         except PlanError as error:
             # An exception and no failure: the caller may be a test of just that.
             test = os.environ.get("PYTEST_CURRENT_TEST", "session").rpartition(" (")[0]
@@ -205,7 +222,7 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
         return
     import difflib
 
-    from ._plan import PairShape
+    from ._pair import PairShape
 
     known = ["inside", "timeout", *PairShape.__dataclass_fields__]
     for keyword in shape:
@@ -288,10 +305,12 @@ def _find_host(item: pytest.Item, name: str) -> Host:
 
 def _hosts_in(value: Any) -> Iterator[Host]:
     from ._host import Host
-    from ._lab import Pair
+    from ._lab import Lab, Pair
 
     if isinstance(value, Host):
         yield value
+    elif isinstance(value, Lab):
+        yield from value.hosts.values()
     elif isinstance(value, (Pair, tuple, list)):
         yield from (host for host in value if isinstance(host, Host))
 

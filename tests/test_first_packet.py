@@ -31,13 +31,13 @@ KEPT = 4
 def test_the_first_packet_gets_through(family: str, bridge: str | bool, load: str) -> None:
     """The first packet of every new pair is answered, over both families, with every processor busy, too."""
     lost = []
-    with _every_processor_busy() if load == "loaded" else contextlib.nullcontext(), Lab() as lab:
-        kept = []
+    with _every_processor_busy() if load == "loaded" else contextlib.nullcontext():
+        kept: list[Lab] = []
         for number in range(max(1, SETUPS // 8)):
             # With both families, waiting for the one hides what the other needs.
             alone = {"subnet6" if family == "IPv4" else "subnet": None} if number % 4 < 2 else {}
-            pair = lab.pair(bridge=bridge, **alone)
-            kept.append(pair)
+            kept.append(Lab())
+            pair = kept[-1].pair(bridge=bridge, **alone)
             # In turn from either side: the ends of a veth pair become ready in different ways.
             source, target = pair.hosts if number % 2 else pair.hosts[::-1]
             address = target.ip if family == "IPv4" else target.ip6
@@ -47,6 +47,8 @@ def test_the_first_packet_gets_through(family: str, bridge: str | bool, load: st
                 lost.append((number, result))
             if len(kept) > KEPT:
                 kept.pop(0).close()
+        for lab in kept:
+            lab.close()
     assert lost == []
 
 

@@ -234,7 +234,7 @@ def test_too_many_open_files_are_an_error_and_nothing_half_made() -> None:
                     held = descriptors()
                     spare = os.dup(0)  # to look with
                     try:
-                        lab.pair()
+                        lab.pair(hosts=(f"a{number}", f"b{number}"), bridge=f"br{number}", subnet="10.0.0.0/24")
                     except KernelError as error:
                         assert error.errno == 24 and "256 files" in str(error), error
                         assert "ulimit -n" in str(error), error
@@ -330,7 +330,7 @@ def test_the_kernels_limit_of_namespaces_is_an_error_and_nothing_half_made() -> 
             assert ping(*lab.pair())
             before = descriptors()
             try:
-                lab.pair()
+                lab.pair(hosts=("paris", "tokyo"), bridge="br1")
             except KernelError as error:
                 assert error.errno == 28, error
                 assert "max_net_namespaces" in str(error), error

@@ -102,7 +102,7 @@ class TestNamed:
                 assert [host.name for host in pair] == hosts
                 for host in pair:
                     assert os.stat(NAMES / str(host.namespace.name)).st_ino == host.namespace.id
-            longest = lab.host("x" * 63), lab.host("x" * 63)
+            longest = lab.host("x" * 63), other.host("x" * 63)
             assert [host.namespace.name for host in longest] == ["x" * 63, "x" * 50 + "-2"]
             assert os.stat(NAMES / hosts[0]).st_ino == first.id
         assert not {each for each in os.listdir(NAMES) if each.startswith((name, "xxxx"))}
