@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _netlink
 from ._broker import Broker, broker
+from ._describe import as_dot, as_mermaid, as_text
 from ._errors import ClosedError, PlanError
 from ._host import Bridge, Host, Inside
 from ._namespace import Namespace
 from ._pair import PairShape, plan_pair
-from ._plan import AUTO, NOTHING, Plan, add_end, add_node, add_segment, remove
+from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
+from ._reading import load_toml, plan_from
 from ._steps import Steps, steps
 
 if TYPE_CHECKING:
@@ -86,7 +90,49 @@ class Lab:
         self._bridges: dict[str, Bridge] = {}
         self._closed = False
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, named: bool = False) -> Self:
+        """A lab described whole, in the words of the methods::
+
+            {
+                "bridges": {"lan": {"subnet": "192.168.1.0/24"}, "wan": {"subnet6": False}},
+                "hosts": {"laptop": {"bridges": ["lan"]}, "server": {"bridges": ["wan"], "ip": "10.0.1.80"}},
+                "routers": {"home": {"bridges": ["lan", "wan"]}},
+                "links": [{"hosts": ["laptop", "server"], "mtu": 9000}],
+            }
+
+        A host with several given addresses lists its ``interfaces``: ``[{"bridge": "lan", "ip": …, "name": …}]``.
+
+        Raises:
+            PlanError: Names the place in the description, the value and what was expected.
+        """
+        lab = cls(named=named)
+        lab._change(plan_from(data, ipv6=broker().ipv6))
+        return lab
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], *, named: bool = False) -> Self:
+        """A lab described by a TOML file: what :meth:`from_dict` takes, as tables ``[bridges.lan]`` and so on.
+
+        Raises:
+            PlanError: As :meth:`from_dict`; or the file is not TOML.
+            OSError: It cannot be read.
+        """
+        return cls.from_dict(load_toml(Path(path)), named=named)
+
     # What there is
+
+    def __str__(self) -> str:
+        """Its segments and who is on them, with addresses."""
+        return as_text(self._plan)
+
+    def mermaid(self) -> str:
+        """It as a flowchart in Mermaid's language, which many forges draw in Markdown."""
+        return as_mermaid(self._plan)
+
+    def dot(self) -> str:
+        """It as a graph for Graphviz (``dot -Tsvg``)."""
+        return as_dot(self._plan)
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -191,19 +237,8 @@ class Lab:
             PlanError: It cannot be.
         """
         self._check_own(first, second)
-        if first is second:
-            raise PlanError(f"link: {first.name} cannot be joined to itself")
-        words = f"{first.name} - {second.name}"
-        name = next(
-            label
-            for label in itertools.chain([words], (f"{words} {n}" for n in itertools.count(2)))
-            if label not in self._plan.segments
-        )
         ipv6 = subnet6 != AUTO or broker().ipv6
-        plan = add_segment(self._plan, name, subnet, subnet6, mtu=mtu, bridged=False, ipv6=ipv6)
-        for host in (first, second):
-            plan = add_end(plan, host.name, name)
-        self._change(plan)
+        self._change(add_link(self._plan, first.name, second.name, subnet, subnet6, mtu=mtu, ipv6=ipv6))
 
     def pair(self, **keywords: Any) -> Pair:
         """Two hosts joined by a bridge; the keywords are those of the fixture ``netns_pair``.

@@ -5,9 +5,11 @@ A plan grows by functions that return the next one: a segment, a node (host or r
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
 from ._errors import PlanError
@@ -21,6 +23,7 @@ __all__ = [
     "Plan",
     "Segment",
     "add_end",
+    "add_link",
     "add_node",
     "add_segment",
     "check_host_name",
@@ -245,7 +248,7 @@ def add_end(
                 raise PlanError(f"{word} {value!r}: {segment} has no IPv{version} network")
             continue
         if value is not None:
-            address = _given(plan, segment, network, f"{node}: {word}", value)
+            address = _given(plan, segment, network, word, value)
         else:
             address, next_free[segment, version] = _next_free(plan, segment, network, node)
         owners[segment, address] = node
@@ -258,7 +261,7 @@ def add_end(
         segment,
         name,
         _FIRST_INDEX + 2 * plan.ends_made,
-        f"02:{tail}" if mac is None else check_mac(f"{node}: mac", mac),
+        f"02:{tail}" if mac is None else check_mac("mac", mac),
         tuple(addresses),
         _port_name(plan, node, segment) if on.bridged else "",
         f"fe:{tail}" if on.bridged else "",
@@ -272,6 +275,27 @@ def add_end(
         owners=owners,
         next_free=next_free,
     )
+
+
+def add_link(plan: Plan, first: str, second: str, subnet: object = AUTO, subnet6: object = AUTO, **more: Any) -> Plan:
+    """The plan with two nodes joined directly; takes what :func:`add_segment` does.
+
+    Raises:
+        PlanError: Names what is wrong with it.
+    """
+    if first == second:
+        raise PlanError(f"{first} cannot be joined to itself")
+    label = f"{first} - {second}"
+    name = next(name for name in _numbered(label) if name not in plan.segments)
+    plan = add_segment(plan, name, subnet, subnet6, bridged=False, **more)
+    for node in (first, second):
+        plan = add_end(plan, node, name)
+    return plan
+
+
+def _numbered(label: str) -> Iterator[str]:
+    yield label
+    yield from (f"{label} {number}" for number in itertools.count(2))
 
 
 def remove(plan: Plan, names: Collection[str]) -> Plan:

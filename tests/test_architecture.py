@@ -34,6 +34,8 @@ FLOORS = (
     "_pair",
     "_routing",
     "_steps",
+    "_describe",
+    "_reading",
     "_transfer",
     "_scapy",
     "_coverage",

@@ -246,7 +246,8 @@ def test_too_many_open_files_are_an_error_and_nothing_half_made() -> None:
                     sys.exit("200 pairs fit into 256 descriptors")
                 assert number > 30
             assert descriptors() == before
-            assert ping(*first.pair())
+        with Lab() as another:
+            assert ping(*another.pair())
     """)
 
 
