@@ -480,7 +480,7 @@ def _parts(data: dict[str, Any]) -> dict[str, set[str]]:
 
 
 @pytest.mark.usefixtures("nothing_open")
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(descriptions())
 def test_any_lab_is_connected_as_its_plan_says(data: dict[str, Any]) -> None:
     """Every host reaches every other, in both families, exactly if routers lead there."""

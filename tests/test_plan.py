@@ -189,7 +189,7 @@ class TestAddresses:
         assert add_end(add_node(plan, "c"), "c", "lan", ip="10.0.0.1").ends[-1].address(4) == "10.0.0.1"
         assert add_end(add_node(plan, "c"), "c", "lan").ends[-1].address(4) == "10.0.0.3"
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100, deadline=None, database=None)
     @given(st.integers(8, 30), st.integers(1, 60), st.integers(0, 2**32 - 1))
     def test_addresses_are_in_their_network_and_distinct(self, length: int, count: int, base: int) -> None:
         """Whatever the network, each host gets an address of it that no other has, or is refused."""

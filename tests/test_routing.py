@@ -174,7 +174,7 @@ def reached_by_flooding(plan: Plan, source: str, version: int) -> set[str]:
     return {str(end.address(version)) for segment in segments for end in plan.on_segment[segment]}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, database=None)
 @given(plans(), st.sampled_from([4, 6]))
 def test_in_any_plan_all_that_is_connected_is_reached(plan: Plan, version: int) -> None:
     """From each node, each address is reached exactly if a flood reaches it; and nothing goes in circles."""
