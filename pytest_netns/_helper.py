@@ -43,6 +43,8 @@ _SETTINGS = {
     "ipv6/conf/all/accept_dad": "0",
     "ipv6/conf/default/accept_dad": "0",
 }
+#: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
+_SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
 _GROUP_IPV6_ADDRESSES = 9  # RTNLGRP_IPV6_IFADDR, linux/rtnetlink.h
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 #: What fails now and need not the next time; all else that fails is what the machine lacks or forbids.
@@ -63,7 +65,8 @@ class Inner:
         self.depth = _ending.depth()
         self.own_proc = self._mount_own_proc()
         self.mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        self.settings = self._settings_to_write()
+        self.settings = _to_write(self._settings())
+        self.settings_of_bridges = _to_write(_SETTINGS_OF_BRIDGES)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
@@ -88,21 +91,10 @@ class Inner:
             return False
         return True
 
-    def _settings_to_write(self) -> list[tuple[str, bytes]]:
-        """What differs here from what a host should have; the same in every namespace made after this one."""
-        wanted = dict(_SETTINGS)
+    def _settings(self) -> dict[str, str]:
         # Lets ping(8) use ICMP sockets without privilege; a user namespace maps only its own group.
         gid = os.getegid()
-        wanted["ipv4/ping_group_range"] = f"{gid}\t{gid}" if self.rootless else "0\t2147483647"
-        different = []
-        for name, value in wanted.items():
-            path = "/proc/sys/net/" + name
-            try:
-                if _read(path).strip() != value.encode():
-                    different.append((path, value.encode()))
-            except OSError:
-                continue  # no IPv6 in this kernel, or a masked /proc
-        return different
+        return {**_SETTINGS, "ipv4/ping_group_range": f"{gid}\t{gid}" if self.rootless else "0\t2147483647"}
 
     def serve(self) -> None:
         """Work until the test process is gone or says quit."""
@@ -179,13 +171,13 @@ class Inner:
         }
         return facts, fds
 
-    def do_namespaces(self, _fds: list[int], count: int) -> Answer:
-        """New network namespaces, each with a socket that speaks rtnetlink in it."""
+    def do_namespaces(self, _fds: list[int], hosts: int, bridges: int) -> Answer:
+        """New network namespaces, each with a socket that speaks rtnetlink in it; first those for hosts."""
         answer: list[int] = []
         try:
-            for _ in range(count):
+            for number in range(hosts + bridges):
                 _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
-                for path, value in self.settings:
+                for path, value in self.settings if number < hosts else self.settings_of_bridges:
                     try:
                         _write(path, value)
                     except OSError as error:
@@ -296,6 +288,19 @@ class Inner:
                     pass  # its Popen is gone
                 finally:
                     os.close(waiter)
+
+
+def _to_write(wanted: dict[str, str]) -> list[tuple[str, bytes]]:
+    """What differs here from what is wanted; the same in every namespace made after this one."""
+    different = []
+    for name, value in wanted.items():
+        path = "/proc/sys/net/" + name
+        try:
+            if _read(path).strip() != value.encode():
+                different.append((path, value.encode()))
+        except OSError:
+            continue  # no IPv6 in this kernel, or a masked /proc
+    return different
 
 
 class _Inside:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from . import _netlink
+from . import _requests
 from ._errors import ClosedError, KernelError, NetnsError, PlanError
 from ._fork import Child, Entry
 from ._interfaces import Interface, InterfaceState, read_states
@@ -406,7 +406,7 @@ class Host(Inside):
 
         Source: ``ip link set NAME netns HOST``, ip-link(8).
         """
-        request = _netlink.move_link(interface.index, interface.name, self.namespace.fileno())
+        request = _requests.move_link(interface.index, interface.name, self.namespace.fileno())
         interface._namespace.netlink.batch([request])
         return self[interface.name]
 
@@ -421,7 +421,7 @@ class Host(Inside):
                 f"address {address!r}: expected one with its prefix length, such as '10.0.0.9/24' or 'fd00:10::9/64'"
             ) from None
         state = self[interface].state()
-        request = _netlink.add_address(state.index, str(parsed.ip), parsed.network.prefixlen)
+        request = _requests.add_address(state.index, str(parsed.ip), parsed.network.prefixlen)
         if parsed.version == 6 and state.operstate == "UP":  # else it becomes usable with the interface
             self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
         else:

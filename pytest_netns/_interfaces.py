@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _netlink
+from . import _requests
 from ._errors import KernelError, NetnsError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Interface:
         """
         try:
             # Has the kernel work off a change that it has not told yet, so that carrier and operstate agree.
-            self._namespace.netlink.batch([_netlink.get_link(self.index)])
+            self._namespace.netlink.batch([_requests.get_link(self.index)])
         except KernelError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -88,9 +88,9 @@ class Interface:
         self._set(up=False)
 
     def _set(self, *, up: bool) -> None:
-        request = _netlink.set_link(self.index, up=up, what=f"set {self.name} {'up' if up else 'down'}")
+        request = _requests.set_link(self.index, up=up, what=f"set {self.name} {'up' if up else 'down'}")
         # Reading it back in the same batch has the kernel work off the link event before we return.
-        self._namespace.netlink.batch([request, _netlink.get_link(self.index)])
+        self._namespace.netlink.batch([request, _requests.get_link(self.index)])
 
     def __repr__(self) -> str:
         return f"<Interface {self.name} index {self.index}>"

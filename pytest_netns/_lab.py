@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from . import _netlink
+from . import _requests
 from ._broker import Broker, broker
 from ._describe import as_dot, as_mermaid, as_text
 from ._errors import ClosedError, PlanError
@@ -107,7 +107,8 @@ class Lab:
             PlanError: Names the place in the description, the value and what was expected.
         """
         lab = cls(named=named)
-        lab._change(plan_from(data, ipv6=broker().ipv6))
+        plan = plan_from(data, ipv6=broker().ipv6)
+        lab._change(plan, *plan.nodes, *plan.bridges)
         return lab
 
     @classmethod
@@ -169,7 +170,7 @@ class Lab:
             PlanError: It cannot be, or the name is taken.
         """
         ipv6 = subnet6 != AUTO or broker().ipv6
-        self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, ipv6=ipv6))
+        self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, ipv6=ipv6), name)
         return self._bridges[name]
 
     def host(
@@ -223,7 +224,7 @@ class Lab:
             PlanError: It cannot be.
         """
         self._check_own(host, bridge)
-        self._change(add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name))
+        self._change(add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name), host.name)
 
     def link(
         self, first: Host, second: Host, subnet: str | None = AUTO, subnet6: str | None = AUTO, *, mtu: int = 1500
@@ -238,7 +239,9 @@ class Lab:
         """
         self._check_own(first, second)
         ipv6 = subnet6 != AUTO or broker().ipv6
-        self._change(add_link(self._plan, first.name, second.name, subnet, subnet6, mtu=mtu, ipv6=ipv6))
+        self._change(
+            add_link(self._plan, first.name, second.name, subnet, subnet6, mtu=mtu, ipv6=ipv6), first.name, second.name
+        )
 
     def pair(self, **keywords: Any) -> Pair:
         """Two hosts joined by a bridge; the keywords are those of the fixture ``netns_pair``.
@@ -261,7 +264,9 @@ class Lab:
         if "subnet6" not in keywords and not broker().ipv6:
             keywords["subnet6"] = None  # a kernel without IPv6
         shape = PairShape.from_keywords(keywords)
-        self._change(plan_pair(shape, self._plan))
+        self._change(
+            plan_pair(shape, self._plan), *shape.hosts, *([shape.bridge] if isinstance(shape.bridge, str) else [])
+        )
         self.build()
         first, second = shape.hosts
         bridge = self._bridges[shape.bridge] if isinstance(shape.bridge, str) else None
@@ -279,7 +284,8 @@ class Lab:
         self._check_own(*open_places)
         if not open_places:
             return
-        self._show(remove(self._plan, {place.name for place in open_places}))
+        names = {place.name for place in open_places}
+        self._show(remove(self._plan, names), names)
         try:
             if self._made is not NOTHING:
                 self.build()
@@ -303,7 +309,7 @@ class Lab:
             plan = add_end(plan, name, bridge.name, **given)
         if not bridges and (ip or ip6 or mac):
             raise PlanError(f"{name}: ip, ip6 and mac need a bridge to be on: host({name!r}, BRIDGE, …)")
-        self._change(plan)
+        self._change(plan, name)
         return self._hosts[name]
 
     def _check_own(self, *places: object) -> None:
@@ -316,33 +322,31 @@ class Lab:
 
     # Making and ending
 
-    def _change(self, plan: Plan) -> None:
-        """Take over a plan that has grown; make it real at once if the lab is real already."""
+    def _change(self, plan: Plan, *touched: str) -> None:
+        """Take over a plan that has grown by what is named; make it real at once if the lab is real already."""
         if self._closed:
             raise ClosedError("this lab is closed")
         before = self._plan
-        self._show(plan)
+        self._show(plan, touched)
         if self._made is not NOTHING or self._named:  # names are for others to see
             try:
                 self.build()
             except BaseException:
-                self._show(before)
+                self._show(before, touched)
                 raise
 
-    def _show(self, plan: Plan) -> None:
-        """Have hosts and bridges be those of a plan."""
-        before, self._plan = self._plan, plan
-        for known, wanted in ((self._hosts, plan.nodes), (self._bridges, plan.bridges)):
-            for name in [name for name in known if name not in wanted]:
-                del known[name]
-        for name in plan.bridges:
-            if name not in self._bridges:
-                self._bridges[name] = Bridge(name, owner=self)
-        for name, ends in plan.of_node.items():
-            if name not in self._hosts:
-                self._hosts[name] = Host(name, owner=self, network=self._hosts)
-            if ends is not before.of_node.get(name):
-                self._hosts[name]._given = tuple(address for end in ends for address in end.addresses)
+    def _show(self, plan: Plan, touched: Iterable[str]) -> None:
+        """Have the hosts and bridges that are named be those of a plan."""
+        self._plan = plan
+        for name in touched:
+            if name in plan.nodes:
+                host = self._hosts.setdefault(name, Host(name, owner=self, network=self._hosts))
+                host._given = tuple(address for end in plan.of_node[name] for address in end.addresses)
+            elif name in plan.segments:
+                self._bridges.setdefault(name, Bridge(name, owner=self))
+            else:
+                self._hosts.pop(name, None)
+                self._bridges.pop(name, None)
 
     def build(self) -> None:
         """Make what is planned; happens by itself when the lab is first used.
@@ -364,7 +368,7 @@ class Lab:
         todo = steps(self._made, plan)
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with contextlib.ExitStack() as undo:
-            made = self._namespaces(todo.places, undo)
+            made = self._namespaces(todo, undo)
             there = {name: place.namespace for name, place in places.items() if name not in made}
             _make(todo, {**there, **made})
             undo.pop_all()
@@ -372,17 +376,18 @@ class Lab:
             places[name]._namespace = namespace
         self._made = plan
 
-    def _namespaces(self, names: list[str], undo: contextlib.ExitStack) -> dict[str, Namespace]:
-        if not self._named:
-            made = Namespace.many(len(names))
-            for namespace in made:
-                undo.callback(namespace.close)
-            return dict(zip(names, made, strict=True))
-        named: dict[str, Namespace] = {}
-        for name in names:
-            named[name] = _named(name)
-            undo.callback(named[name].close)
-        return named
+    def _namespaces(self, todo: Steps, undo: contextlib.ExitStack) -> dict[str, Namespace]:
+        made: dict[str, Namespace] = {}
+        if self._named:
+            for name in todo.places:
+                made[name] = _named(name, bridge=name in todo.bridges)
+                undo.callback(made[name].close)
+            return made
+        bridges = len(todo.bridges)
+        for name, namespace in zip(todo.places, Namespace.many(len(todo.places) - bridges, bridges), strict=True):
+            made[name] = namespace
+            undo.callback(namespace.close)
+        return made
 
     def close(self) -> None:
         """End everything; may be called twice."""
@@ -412,12 +417,12 @@ class Lab:
         return f"<Lab {', '.join(self._hosts) or 'empty'}{state}>"
 
 
-def _named(name: str) -> Namespace:
+def _named(name: str, *, bridge: bool) -> Namespace:
     """Two networks at a time may have a beijing, in one session or in several: the second becomes beijing-2."""
     label = name
     for number in itertools.count(2):
         with contextlib.suppress(FileExistsError):
-            return Namespace(label)
+            return Namespace(label, _for_bridge=bridge)
         label = f"{name[:50]}-{number}"
     raise AssertionError("there is always a next number")
 
@@ -441,7 +446,7 @@ def _make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
         requests = [todo.bridges[name]] if name in todo.bridges else []
         for cable in todo.cables.get(name, ()):
             far = namespaces[cable.far_place].fileno()
-            requests.append(_netlink.add_veth(cable.near, cable.far, cable.mtu, far))
+            requests.append(_requests.add_veth(cable.near, cable.far, cable.mtu, far))
         namespaces[name].netlink.batch(requests)
     answers: dict[str, list[bytes]] = {}
     for name, requests in (*todo.settle.items(), *todo.read.items()):

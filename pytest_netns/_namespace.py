@@ -22,6 +22,8 @@ __all__ = ["Namespace"]
 
 #: Where ip-netns(8) keeps names.
 _NAMES = Path("/run/netns")
+#: With two descriptors each, so that one message takes them.
+_AT_A_TIME = 64
 
 
 #: How many forks lie between this process and the first; pids may repeat across PID namespaces.
@@ -53,11 +55,11 @@ class Namespace:
     Source: network_namespaces(7), ip-netns(8).
     """
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, *, _for_bridge: bool = False) -> None:
         if name is not None:
             check_host_name(name, "namespace name")
         held = broker()
-        _, (netlink, fd) = held.request("namespaces", 1)
+        _, (netlink, fd) = held.request("namespaces", int(not _for_bridge), int(_for_bridge))
         self._own(held, fd, netlink, name)
         if name is not None:
             try:
@@ -67,13 +69,15 @@ class Namespace:
                 raise
 
     @classmethod
-    def many(cls, count: int) -> list[Namespace]:
-        """Make several in one request."""
+    def many(cls, hosts: int, bridges: int = 0) -> list[Namespace]:
+        """Make several in few requests: some for hosts, then some for bridges."""
         held = broker()
         made: list[Namespace] = []
         try:
-            while len(made) < count:
-                fds = held.request("namespaces", min(64, count - len(made)))[1]
+            while len(made) < hosts + bridges:
+                of_hosts = min(_AT_A_TIME, max(0, hosts - len(made)))
+                of_bridges = min(_AT_A_TIME - of_hosts, hosts + bridges - len(made) - of_hosts)
+                fds = held.request("namespaces", of_hosts, of_bridges)[1]
                 made += [cls._of(held, fd, netlink) for netlink, fd in zip(fds[::2], fds[1::2], strict=True)]
         except BaseException:
             for namespace in made:

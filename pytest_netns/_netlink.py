@@ -1,8 +1,7 @@
-"""The only pyroute2: rtnetlink requests as bytes, sent in one batch over a socket that lives in a namespace.
+"""Carries rtnetlink requests, in one batch, over a socket that lives in a namespace; and waits for readiness.
 
 pyroute2 encodes and decodes the messages; its own sockets are not used, since they raise inside a running
-event loop and in a second thread. The requests of a network are the same bytes each time but for sequence
-numbers and a descriptor, so each is encoded once in a process and patched.
+event loop and in a second thread.
 
 Requests of one batch go in one send. Only the last asks for an acknowledgement: the kernel works them off in
 order and reports a refused one unasked (netlink(7)).
@@ -10,7 +9,6 @@ order and reports a refused one unasked (netlink(7)).
 
 from __future__ import annotations
 
-import functools
 import os
 import select
 import socket
@@ -18,34 +16,19 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._errors import KernelError, WaitTimeout
+from ._requests import Request, get_link
 
-__all__ = [
-    "End",
-    "Netlink",
-    "Request",
-    "add_address",
-    "add_bridge",
-    "add_route",
-    "add_veth",
-    "delete_link",
-    "delete_route",
-    "get_link",
-    "move_link",
-    "set_link",
-]
+__all__ = ["Netlink"]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP, _EXCL_CREATE = 0x1, 0x4, 0x300, 0x600
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 17, 18, 20, 22
-_NEWROUTE, _DELROUTE, _GETROUTE, _GETNEIGH = 24, 25, 26, 30
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 26, 30
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
-_IFA_F_NODAD, _IFA_F_TENTATIVE = 0x02, 0x40
+_IFA_F_TENTATIVE = 0x40
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -54,167 +37,9 @@ _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ENOUGH = 32768  # the kernel puts no more in one answer (netlink_dump, net/netlink/af_netlink.c)
 #: Answers to more requests might not fit into a socket's queue (net.core.rmem_default; each takes a page or two of it).
 _AT_A_TIME = 32
-_AN_FD = 0x0DE5C217  # stands for a descriptor until the request is sent
 
 #: Ready takes milliseconds; but the kernel's clean-up of earlier networks may hold its lock for seconds.
 _READY_LIMIT = 60.0
-
-
-class Request(NamedTuple):
-    """One encoded message, and the words that an error about it begins with."""
-
-    data: bytes
-    what: str
-
-
-def _encode(kind: str, number: int, how: int, what: str, /, **fields: object) -> Request:
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-    message = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg}[kind]()
-    for name, value in fields.items():
-        message[name] = value
-    message["header"] = {"type": number, "flags": _REQUEST | how, "sequence_number": 0, "pid": 0}
-    message.encode()
-    return Request(bytes(message.data), what)
-
-
-@functools.lru_cache(4096)
-def add_bridge(name: str, index: int) -> Request:
-    """A bridge, up; STP stays off, which is the kernel's default."""
-    attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
-    return _encode(
-        "link",
-        _NEWLINK,
-        _EXCL_CREATE,
-        f"create bridge {name}",
-        index=index,
-        flags=_IFF_UP,
-        change=_IFF_UP,
-        attrs=attributes,
-    )
-
-
-@dataclass(frozen=True)
-class End:
-    """One end of a veth pair, as the kernel is to make it."""
-
-    name: str
-    index: int
-    mac: str
-    master: int | None = None
-
-
-@functools.lru_cache(4096)
-def _veth_template(near: End, far: End, mtu: int) -> Request:
-    # One queue: veth has one per processor by default, and setting those up waits for RCU.
-    common = [("IFLA_MTU", mtu), ("IFLA_NUM_TX_QUEUES", 1), ("IFLA_NUM_RX_QUEUES", 1)]
-    peer = {
-        "index": far.index,
-        "attrs": [("IFLA_IFNAME", far.name), ("IFLA_ADDRESS", far.mac), *common, ("IFLA_NET_NS_FD", _AN_FD)],
-    }
-    data = {"attrs": [("VETH_INFO_PEER", peer)]}
-    attributes: list[tuple[str, Any]] = [("IFLA_IFNAME", near.name), ("IFLA_ADDRESS", near.mac), *common]
-    if near.master is not None:
-        attributes.append(("IFLA_MASTER", near.master))
-    attributes.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}))
-    what = f"create veth pair {near.name} - {far.name}"
-    # Up on the near end only: the kernel refuses to open an end whose peer is not tied to it yet.
-    return _encode(
-        "link",
-        _NEWLINK,
-        _EXCL_CREATE,
-        what,
-        index=near.index,
-        flags=_IFF_UP,
-        change=_IFF_UP,
-        attrs=attributes,
-    )
-
-
-def _with_fd(template: Request, fd: int) -> Request:
-    return Request(template.data.replace(struct.pack("=I", _AN_FD), struct.pack("=I", fd)), template.what)
-
-
-def add_veth(near: End, far: End, mtu: int, far_namespace: int) -> Request:
-    """Both ends of a veth pair in place, the near one up: one message, no move, no rename."""
-    return _with_fd(_veth_template(near, far, mtu), far_namespace)
-
-
-@functools.lru_cache(4096)
-def set_link(index: int, *, up: bool, what: str) -> Request:
-    """An interface up or down."""
-    return _encode("link", _NEWLINK, 0, what, index=index, flags=_IFF_UP if up else 0, change=_IFF_UP)
-
-
-@functools.lru_cache(4096)
-def delete_link(index: int) -> Request:
-    """An interface no longer; of a veth pair the other end goes, too."""
-    return _encode("link", _DELLINK, 0, f"delete interface {index}", index=index)
-
-
-def move_link(index: int, name: str, namespace: int) -> Request:
-    """An existing interface into another namespace; takes the kernel a grace period (some 15 ms)."""
-    template = _encode("link", _NEWLINK, 0, f"move {name}", index=index, attrs=[("IFLA_NET_NS_FD", _AN_FD)])
-    return _with_fd(template, namespace)
-
-
-@functools.lru_cache(4096)
-def get_link(index: int) -> Request:
-    """One interface. By index, not as a dump: then Linux works off its pending link event first, and the
-    interface passes its first packet (rtnl_getlink calls linkwatch_sync_dev, net/core/rtnetlink.c)."""
-    return _encode("link", _GETLINK, 0, f"read interface {index}", index=index)
-
-
-@functools.lru_cache(4096)
-def add_address(index: int, address: str, prefix: int) -> Request:
-    """An address; an IPv6 one without duplicate address detection."""
-    six = ":" in address
-    attributes: list[tuple[str, Any]] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    flags = _IFA_F_NODAD if six else 0
-    family = socket.AF_INET6 if six else socket.AF_INET
-    return _encode(
-        "address",
-        _NEWADDR,
-        _EXCL_CREATE,
-        f"add address {address}/{prefix}",
-        index=index,
-        family=int(family),
-        prefixlen=prefix,
-        flags=flags,
-        attrs=attributes,
-    )
-
-
-@functools.lru_cache(4096)
-def add_route(version: int, destination: str | None, via: str) -> Request:
-    """A route by way of a neighbour; ``destination`` None is the default route."""
-    return _route("add", version, destination, via)
-
-
-@functools.lru_cache(4096)
-def delete_route(version: int, destination: str | None, via: str) -> Request:
-    """That route no longer."""
-    return _route("delete", version, destination, via)
-
-
-def _route(verb: str, version: int, destination: str | None, via: str) -> Request:
-    attributes: list[tuple[str, Any]] = [("RTA_GATEWAY", via)]
-    address, _, length = (destination or "/0").partition("/")
-    if address:
-        attributes.insert(0, ("RTA_DST", address))
-    return _encode(
-        "route",
-        *((_NEWROUTE, _EXCL_CREATE) if verb == "add" else (_DELROUTE, 0)),
-        f"{verb} route {destination or 'default'} via {via}",
-        family=int(socket.AF_INET6 if version == 6 else socket.AF_INET),
-        dst_len=int(length),
-        table=_RT_TABLE_MAIN,
-        proto=_RTPROT_STATIC,
-        type=_RTN_UNICAST,
-        attrs=attributes,
-    )
 
 
 class Netlink:

@@ -105,6 +105,8 @@ class Plan:
     #: Who has an address of a segment; and where the search for the next free one starts, by IP version.
     owners: Mapping[tuple[str, str], str] = field(default_factory=dict)
     next_free: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    #: Networks that users have given: automatic ones keep clear of them, and of each other by counting.
+    given: tuple[Network, ...] = ()
     #: How many automatic subnets, nodes and ends there have been.
     automatic: int = 0
     nodes_made: int = 0
@@ -152,43 +154,40 @@ def add_segment(
         raise PlanError("subnet and subnet6 are both None; one of them is needed")
     if subnet6 == AUTO and not ipv6:
         subnet6 = None
-    given: dict[int, Network | None] = {4: None, 6: None}
+    networks: dict[int, Network] = {}
     for version, word, value in ((4, "subnet", subnet), (6, "subnet6", subnet6)):
         if value is not None and value != AUTO:
-            given[version] = parse_subnet(word, value, version)
+            networks[version] = parse_subnet(word, value, version)
+    given = (*plan.given, *networks.values())
     automatic = plan.automatic
     wanted = [version for version, value in ((4, subnet), (6, subnet6)) if value == AUTO]
     if wanted:
         number, found = _automatic(plan, wanted, given)
-        given.update(found)
+        networks.update(found)
         automatic = number + 1
-    check_mtu(mtu, six=given[6] is not None)
+    check_mtu(mtu, six=6 in networks)
     assert isinstance(mtu, int)
-    segment = Segment(name, bridged, given[4], given[6], mtu)
+    segment = Segment(name, bridged, networks.get(4), networks.get(6), mtu)
     return replace(
         plan,
         segments={**plan.segments, name: segment},
         on_segment={**plan.on_segment, name: ()},
+        given=given,
         automatic=automatic,
     )
 
 
-def _automatic(
-    plan: Plan, wanted: list[int], given: Mapping[int, Network | None]
-) -> tuple[int, dict[int, Network | None]]:
+def _automatic(plan: Plan, wanted: list[int], given: tuple[Network, ...]) -> tuple[int, dict[int, Network]]:
     """The next networks that overlap none in use, of the same number for both IP versions."""
-    used = [network for segment in plan.segments.values() for network in (segment.subnet, segment.subnet6)]
-    for number in range(plan.automatic, 0x10000):
-        found: dict[int, Network | None] = {
-            version: parse_subnet("subnet", automatic_subnet(number, version), version) for version in wanted
-        }
-        if not any(_overlap(one, other) for one in found.values() for other in [*used, *given.values()]):
+    for number in itertools.count(plan.automatic):
+        found = {version: parse_subnet("subnet", automatic_subnet(number, version), version) for version in wanted}
+        if not any(_overlap(one, other) for one in found.values() for other in given):
             return number, found
-    raise PlanError("no more automatic subnets; give the segment a subnet of its own")
+    raise AssertionError("automatic_subnet comes to an end")
 
 
-def _overlap(one: Network | None, other: Network | None) -> bool:
-    return one is not None and other is not None and one.version == other.version and one.overlaps(other)
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 def add_node(plan: Plan, name: str, *, forwards: bool = False) -> Plan:

@@ -6,7 +6,7 @@ import socket
 import weakref
 from dataclasses import dataclass, field
 
-from . import _netlink
+from . import _requests
 from ._plan import BRIDGE_INDEX, NOTHING, End, Plan
 from ._routing import Route, routes
 
@@ -17,8 +17,8 @@ __all__ = ["Cable", "Steps", "steps"]
 class Cable:
     """A veth pair; the near end is the one in the bridge, if there is one."""
 
-    near: _netlink.End
-    far: _netlink.End
+    near: _requests.End
+    far: _requests.End
     mtu: int
     far_place: str
 
@@ -28,17 +28,17 @@ class Steps:
     """Requests by place (host or bridge), in the order in which they are to be sent."""
 
     #: Interfaces that go, by the place that stays: their veth pairs lead to one that goes.
-    unplug: dict[str, list[_netlink.Request]] = field(default_factory=dict)
-    #: Places that need a namespace, and those of them that forward.
+    unplug: dict[str, list[_requests.Request]] = field(default_factory=dict)
+    #: Places that need a namespace, hosts first; and those of them that forward.
     places: list[str] = field(default_factory=list)
     routers: list[str] = field(default_factory=list)
-    bridges: dict[str, _netlink.Request] = field(default_factory=dict)
+    bridges: dict[str, _requests.Request] = field(default_factory=dict)
     #: By the place that the near end is made in.
     cables: dict[str, list[Cable]] = field(default_factory=dict)
     #: In hosts: interfaces up, read, addressed; then routed.
-    settle: dict[str, list[_netlink.Request]] = field(default_factory=dict)
+    settle: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: In bridges, afterwards: a port has a carrier only once the far end is up.
-    read: dict[str, list[_netlink.Request]] = field(default_factory=dict)
+    read: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: Indexes of interfaces, and IPv6 addresses, that are waited for.
     ready: dict[str, tuple[list[int], list[tuple[int, bytes]]]] = field(default_factory=dict)
 
@@ -64,15 +64,15 @@ def _steps(old: Plan, new: Plan) -> Steps:
     todo.places = [*fresh, *bridges]
     todo.routers = [name for name in fresh if new.nodes[name].forwards]
     for name in bridges:
-        todo.bridges[name] = _netlink.add_bridge(name, BRIDGE_INDEX)
+        todo.bridges[name] = _requests.add_bridge(name, BRIDGE_INDEX)
     for name in fresh:
-        todo.settle[name] = [_netlink.set_link(1, up=True, what="set lo up")]
+        todo.settle[name] = [_requests.set_link(1, up=True, what="set lo up")]
     made = {(end.node, end.name) for end in old.ends}
     ends = [end for end in new.ends if (end.node, end.name) not in made]
     _add_cables(todo, new, ends)
     _add_settling(todo, ends)
     for name in bridges:
-        todo.read.setdefault(name, []).append(_netlink.get_link(BRIDGE_INDEX))
+        todo.read.setdefault(name, []).append(_requests.get_link(BRIDGE_INDEX))
         todo.ready.setdefault(name, ([], []))
     _add_routes(todo, old, new)
     return todo
@@ -85,28 +85,28 @@ def _add_unplugging(todo: Steps, old: Plan, new: Plan) -> None:
             continue
         segment = old.segments[end.segment]
         if segment.bridged and segment.name in new.segments:
-            todo.unplug.setdefault(segment.name, []).append(_netlink.delete_link(end.port_index))
+            todo.unplug.setdefault(segment.name, []).append(_requests.delete_link(end.port_index))
         elif segment.bridged and end.node in new.nodes:
-            todo.unplug.setdefault(end.node, []).append(_netlink.delete_link(end.index))
+            todo.unplug.setdefault(end.node, []).append(_requests.delete_link(end.index))
         elif end.node in new.nodes:  # one request ends both ends of a link
             first = next(each for each in old.on_segment[segment.name] if each.node in new.nodes)
             if first is end:
-                todo.unplug.setdefault(end.node, []).append(_netlink.delete_link(end.index))
+                todo.unplug.setdefault(end.node, []).append(_requests.delete_link(end.index))
 
 
 def _add_cables(todo: Steps, plan: Plan, ends: list[End]) -> None:
     waiting: dict[str, End] = {}
     for end in ends:
         segment = plan.segments[end.segment]
-        own = _netlink.End(end.name, end.index, end.mac)
+        own = _requests.End(end.name, end.index, end.mac)
         if segment.bridged:
-            port = _netlink.End(end.port, end.port_index, end.port_mac, BRIDGE_INDEX)
+            port = _requests.End(end.port, end.port_index, end.port_mac, BRIDGE_INDEX)
             todo.cables.setdefault(segment.name, []).append(Cable(port, own, segment.mtu, end.node))
-            todo.read.setdefault(segment.name, []).append(_netlink.get_link(end.port_index))
+            todo.read.setdefault(segment.name, []).append(_requests.get_link(end.port_index))
             todo.ready.setdefault(segment.name, ([], []))[0].append(end.port_index)
         elif segment.name in waiting:
             first = waiting.pop(segment.name)
-            near = _netlink.End(first.name, first.index, first.mac)
+            near = _requests.End(first.name, first.index, first.mac)
             todo.cables.setdefault(first.node, []).append(Cable(near, own, segment.mtu, end.node))
         else:
             waiting[segment.name] = end
@@ -118,14 +118,14 @@ def _add_settling(todo: Steps, ends: list[End]) -> None:
         by_node.setdefault(end.node, []).append(end)
     for node, own in by_node.items():
         requests = todo.settle.setdefault(node, [])
-        requests += [_netlink.set_link(end.index, up=True, what=f"set {end.name} up") for end in own]
+        requests += [_requests.set_link(end.index, up=True, what=f"set {end.name} up") for end in own]
         # Before the addresses: an IPv6 address becomes usable only on an interface that is ready.
-        requests += [_netlink.get_link(end.index) for end in own]
+        requests += [_requests.get_link(end.index) for end in own]
         six = []
         for end in own:
             for text in end.addresses:
                 address, _, length = text.partition("/")
-                requests.append(_netlink.add_address(end.index, address, int(length)))
+                requests.append(_requests.add_address(end.index, address, int(length)))
                 if ":" in address:
                     six.append((end.index, socket.inet_pton(socket.AF_INET6, address)))
         todo.ready[node] = [end.index for end in own], six
@@ -141,11 +141,11 @@ def _add_routes(todo: Steps, old: Plan, new: Plan) -> None:
         # Routes over an interface that has gone have gone with it.
         still = {end.segment for end in new.of_node[node]}
         requests = [
-            _netlink.delete_route(*_words(route))
+            _requests.delete_route(*_words(route))
             for route in before.get(node, ())
             if route not in wanted and route.segment in still
         ]
-        requests += [_netlink.add_route(*_words(route)) for route in these if route not in had]
+        requests += [_requests.add_route(*_words(route)) for route in these if route not in had]
         if requests:
             todo.settle.setdefault(node, []).extend(requests)
 

@@ -28,6 +28,7 @@ FLOORS = (
     "_launch",
     "_probe",
     "_broker",
+    "_requests",
     "_netlink",
     "_addresses",
     "_plan",
@@ -70,7 +71,7 @@ HOMES = {
 #: Where such a word may be a call of the system; elsewhere it is one of `_kernel`'s functions.
 SYSTEM = {"fork": {"os"}, "_exit": {"os", "posix"}}
 LIBRARIES = {
-    "pyroute2": {"_netlink"},
+    "pyroute2": {"_netlink", "_requests"},
     "scapy": {"packets"},
     "pytest": {"plugin", "_body", "_body_child"},
     "coverage": {"_coverage"},

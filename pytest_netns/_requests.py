@@ -1,0 +1,278 @@
+"""rtnetlink requests as bytes, encoded by pyroute2.
+
+Encoding one takes as long as the kernel takes for it, and thousands differ in a few bytes only. So each kind is
+encoded once in a process, with a *blank* where something is to be filled in: a value that occurs nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+__all__ = [
+    "End",
+    "Request",
+    "add_address",
+    "add_bridge",
+    "add_route",
+    "add_veth",
+    "delete_link",
+    "delete_route",
+    "get_link",
+    "move_link",
+    "set_link",
+]
+
+# linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
+_REQUEST, _EXCL_CREATE = 0x1, 0x600
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _DELROUTE = 16, 17, 18, 20, 24, 25
+_IFF_UP = 0x1
+_IFA_F_NODAD = 0x02
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+_IFLA_IFNAME = 3
+
+# The blanks.
+_AN_INDEX, _ANOTHER_INDEX, _A_MASTER, _AN_MTU, _AN_FD = (0x0DE5C210 + number for number in range(5))
+_A_MAC, _ANOTHER_MAC = "0e:a5:5a:a5:5a:01", "0e:a5:5a:a5:5a:02"
+_AN_ADDRESS = {4: "198.51.100.77", 6: "2001:db8:5aa5::77"}
+_ANOTHER_ADDRESS = {4: "198.51.100.78", 6: "2001:db8:5aa5::78"}
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Request(NamedTuple):
+    """One encoded message, and the words that an error about it begins with."""
+
+    data: bytes
+    what: str
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of a veth pair, as the kernel is to make it."""
+
+    name: str
+    index: int
+    mac: str
+    master: int | None = None
+
+
+def _encode(kind: str, number: int, how: int, /, **fields: object) -> bytes:
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+    message = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg}[kind]()
+    for name, value in fields.items():
+        message[name] = value
+    message["header"] = {"type": number, "flags": _REQUEST | how, "sequence_number": 0, "pid": 0}
+    message.encode()
+    return bytes(message.data)
+
+
+class _Template:
+    """An encoded message, and where its blanks are."""
+
+    def __init__(self, data: bytes, blanks: dict[str, bytes]) -> None:
+        self._data = data
+        self._places = {name: _find(data, blank) for name, blank in blanks.items()}
+
+    def fill(self, **values: bytes) -> bytes:
+        """The message with these values in the blanks; each as long as its blank."""
+        data = bytearray(self._data)
+        for name, value in values.items():
+            for place in self._places[name]:
+                data[place : place + len(value)] = value
+        return bytes(data)
+
+
+def _find(data: bytes, blank: bytes) -> list[int]:
+    found, place = [], data.find(blank)
+    while place >= 0:
+        found.append(place)
+        place = data.find(blank, place + 1)
+    return found
+
+
+def _four(number: int) -> bytes:
+    return struct.pack("=I", number)
+
+
+def _six(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _packed(version: int, address: str) -> bytes:
+    return socket.inet_pton(_FAMILY[version], address)
+
+
+# Interfaces
+
+
+@functools.cache
+def _bridge_template(length: int) -> _Template:
+    blank = "\1" * length
+    attributes = [("IFLA_IFNAME", blank), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
+    data = _encode("link", _NEWLINK, _EXCL_CREATE, index=_AN_INDEX, flags=_IFF_UP, change=_IFF_UP, attrs=attributes)
+    return _Template(data, {"index": _four(_AN_INDEX), "name": _name(blank)})
+
+
+def _name(text: str) -> bytes:
+    """A name as an attribute: by itself it might be so short that it occurs elsewhere."""
+    data = text.encode() + b"\0"
+    return struct.pack("=HH", 4 + len(data), _IFLA_IFNAME) + data
+
+
+def add_bridge(name: str, index: int) -> Request:
+    """A bridge, up; STP stays off, which is the kernel's default."""
+    data = _bridge_template(len(name.encode())).fill(index=_four(index), name=_name(name))
+    return Request(data, f"create bridge {name}")
+
+
+@functools.cache
+def _veth_template(near: int, far: int, *, mastered: bool) -> _Template:
+    """With names of these lengths, in bytes."""
+    near_blank, far_blank = "\1" * near, "\2" * far
+    # One queue: veth has one per processor by default, and setting those up waits for RCU.
+    common = [("IFLA_MTU", _AN_MTU), ("IFLA_NUM_TX_QUEUES", 1), ("IFLA_NUM_RX_QUEUES", 1)]
+    peer = {
+        "index": _ANOTHER_INDEX,
+        "attrs": [("IFLA_IFNAME", far_blank), ("IFLA_ADDRESS", _ANOTHER_MAC), *common, ("IFLA_NET_NS_FD", _AN_FD)],
+    }
+    data = {"attrs": [("VETH_INFO_PEER", peer)]}
+    attributes: list[tuple[str, Any]] = [("IFLA_IFNAME", near_blank), ("IFLA_ADDRESS", _A_MAC), *common]
+    if mastered:
+        attributes.append(("IFLA_MASTER", _A_MASTER))
+    attributes.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}))
+    # Up on the near end only: the kernel refuses to open an end whose peer is not tied to it yet.
+    return _Template(
+        _encode("link", _NEWLINK, _EXCL_CREATE, index=_AN_INDEX, flags=_IFF_UP, change=_IFF_UP, attrs=attributes),
+        {
+            "index": _four(_AN_INDEX),
+            "name": _name(near_blank),
+            "mac": _six(_A_MAC),
+            "master": _four(_A_MASTER),
+            "far_index": _four(_ANOTHER_INDEX),
+            "far_name": _name(far_blank),
+            "far_mac": _six(_ANOTHER_MAC),
+            "far_namespace": _four(_AN_FD),
+            "mtu": _four(_AN_MTU),
+        },
+    )
+
+
+def add_veth(near: End, far: End, mtu: int, far_namespace: int) -> Request:
+    """Both ends of a veth pair in place, the near one up: one message, no move, no rename."""
+    template = _veth_template(len(near.name.encode()), len(far.name.encode()), mastered=near.master is not None)
+    data = template.fill(
+        index=_four(near.index),
+        name=_name(near.name),
+        mac=_six(near.mac),
+        master=_four(near.master or 0),
+        far_index=_four(far.index),
+        far_name=_name(far.name),
+        far_mac=_six(far.mac),
+        far_namespace=_four(far_namespace),
+        mtu=_four(mtu),
+    )
+    return Request(data, f"create veth pair {near.name} - {far.name}")
+
+
+@functools.cache
+def _link_template(number: int, flags: int, change: int) -> _Template:
+    data = _encode("link", number, 0, index=_AN_INDEX, flags=flags, change=change)
+    return _Template(data, {"index": _four(_AN_INDEX)})
+
+
+def _link(number: int, index: int, flags: int = 0, change: int = 0) -> bytes:
+    return _link_template(number, flags, change).fill(index=_four(index))
+
+
+def set_link(index: int, *, up: bool, what: str) -> Request:
+    """An interface up or down."""
+    return Request(_link(_NEWLINK, index, _IFF_UP if up else 0, _IFF_UP), what)
+
+
+def delete_link(index: int) -> Request:
+    """An interface no longer; of a veth pair the other end goes, too."""
+    return Request(_link(_DELLINK, index), f"delete interface {index}")
+
+
+def get_link(index: int) -> Request:
+    """One interface. By index, not as a dump: then Linux works off its pending link event first, and the
+    interface passes its first packet (rtnl_getlink calls linkwatch_sync_dev, net/core/rtnetlink.c)."""
+    return Request(_link(_GETLINK, index), f"read interface {index}")
+
+
+def move_link(index: int, name: str, namespace: int) -> Request:
+    """An existing interface into another namespace; takes the kernel a grace period (some 15 ms)."""
+    return Request(
+        _encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_NET_NS_FD", namespace)]),
+        f"move {name}",
+    )
+
+
+# Addresses and routes
+
+
+@functools.cache
+def _address_template(version: int, prefix: int) -> _Template:
+    blank = _AN_ADDRESS[version]
+    data = _encode(
+        "address",
+        _NEWADDR,
+        _EXCL_CREATE,
+        index=_AN_INDEX,
+        family=int(_FAMILY[version]),
+        prefixlen=prefix,
+        flags=_IFA_F_NODAD if version == 6 else 0,
+        attrs=[("IFA_LOCAL", blank), ("IFA_ADDRESS", blank)],
+    )
+    return _Template(data, {"index": _four(_AN_INDEX), "address": _packed(version, blank)})
+
+
+def add_address(index: int, address: str, prefix: int) -> Request:
+    """An address; an IPv6 one without duplicate address detection."""
+    version = 6 if ":" in address else 4
+    data = _address_template(version, prefix).fill(index=_four(index), address=_packed(version, address))
+    return Request(data, f"add address {address}/{prefix}")
+
+
+@functools.cache
+def _route_template(number: int, version: int, prefix: int | None) -> _Template:
+    destination, gateway = _AN_ADDRESS[version], _ANOTHER_ADDRESS[version]
+    attributes = [("RTA_DST", destination)] * (prefix is not None) + [("RTA_GATEWAY", gateway)]
+    data = _encode(
+        "route",
+        number,
+        _EXCL_CREATE if number == _NEWROUTE else 0,
+        family=int(_FAMILY[version]),
+        dst_len=prefix or 0,
+        table=_RT_TABLE_MAIN,
+        proto=_RTPROT_STATIC,
+        type=_RTN_UNICAST,
+        attrs=attributes,
+    )
+    return _Template(data, {"destination": _packed(version, destination), "gateway": _packed(version, gateway)})
+
+
+def _route(number: int, version: int, destination: str | None, via: str) -> bytes:
+    if destination is None:
+        return _route_template(number, version, None).fill(gateway=_packed(version, via))
+    address, _, length = destination.partition("/")
+    template = _route_template(number, version, int(length))
+    return template.fill(destination=_packed(version, address), gateway=_packed(version, via))
+
+
+def add_route(version: int, destination: str | None, via: str) -> Request:
+    """A route by way of a neighbour; ``destination`` None is the default route."""
+    what = f"add route {destination or 'default'} via {via}"
+    return Request(_route(_NEWROUTE, version, destination, via), what)
+
+
+def delete_route(version: int, destination: str | None, via: str) -> Request:
+    """That route no longer."""
+    what = f"delete route {destination or 'default'} via {via}"
+    return Request(_route(_DELROUTE, version, destination, via), what)
