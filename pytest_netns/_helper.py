@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Inner"]
 
-# A new namespace copies its IPv4 settings from the machine's, so a laptop, a Docker host and CI differ: what
-# a test relies on is set. IPv6 duplicate address detection would keep an address unusable for a second; it
-# cannot find anything here. (Documentation/networking/ip-sysctl.rst)
+# A new namespace copies its IPv4 settings from the machine's, so a laptop, a Docker host and CI differ: what a test
+# relies on is set. IPv6 duplicate address detection would keep an address unusable for a second; it cannot find
+# anything here. IPv6 addresses of an interface that goes down stay, as IPv4 ones do.
+# (Documentation/networking/ip-sysctl.rst)
 _SETTINGS = {
     "ipv4/conf/all/forwarding": "0",
     "ipv4/conf/default/forwarding": "0",
@@ -42,6 +43,7 @@ _SETTINGS = {
     "ipv4/conf/default/arp_filter": "0",
     "ipv6/conf/all/accept_dad": "0",
     "ipv6/conf/default/accept_dad": "0",
+    "ipv6/conf/all/keep_addr_on_down": "1",
 }
 #: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
 _SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}

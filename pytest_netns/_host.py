@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from . import _requests
 from ._errors import ClosedError, KernelError, NetnsError, PlanError
 from ._fork import Child, Entry
-from ._interfaces import Interface, InterfaceState, read_states
+from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
 from ._plan import check_host_name
 from ._process import Popen
@@ -104,6 +104,7 @@ class Owner(Protocol):
 
     def build(self) -> None: ...
     def remove(self, *places: Inside) -> None: ...
+    def surroundings(self, place: Inside, interface: str) -> Surroundings | None: ...
 
 
 class Inside:
@@ -239,7 +240,8 @@ class Inside:
         states = self.interfaces
         if name not in states:
             raise KeyError(f"{self.name} has no interface {name!r}; it has {', '.join(states)}")
-        return Interface(self.namespace, name, states[name].index)
+        surroundings = None if self._owner is None else self._owner.surroundings(self, name)
+        return Interface(self.namespace, name, states[name].index, surroundings)
 
     def interface_index(self, name: str) -> int:
         """The number of an interface, as a scope id wants it."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from . import _requests
+from . import _netlink, _requests
 from ._errors import KernelError, NetnsError
 
 if TYPE_CHECKING:
-    from ._namespace import Namespace
+    from collections.abc import Sequence
 
-__all__ = ["Interface", "InterfaceState"]
+    from ._namespace import Namespace
+    from ._requests import Request
+
+__all__ = ["Interface", "InterfaceState", "Surroundings", "read_states"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class InterfaceState:
         peer_index: For a veth end, the index of the other end, in that end's namespace; else None.
         master: Index of the bridge that it is a port of, or None.
         rx_packets, tx_packets: Packets in and out since it was made.
+        addresses: IPv4 and IPv6 addresses with prefix lengths, whoever has given them.
+        bridge_id, stp: For a bridge: its id, and whether it runs the spanning tree protocol.
     """
 
     name: str
@@ -45,16 +50,30 @@ class InterfaceState:
     master: int | None
     rx_packets: int
     tx_packets: int
-    #: For a bridge: its id and whether it runs the spanning tree protocol.
+    addresses: tuple[str, ...] = ()
     bridge_id: str | None = None
     stp: bool | None = None
+
+
+class Surroundings(Protocol):
+    """What a lab knows of an interface that it has made."""
+
+    def peer(self) -> tuple[Namespace, int] | None:
+        """The other end of its veth pair: where it is, and its index there."""
+
+    def neighbours(self) -> Sequence[tuple[Namespace, int]]:
+        """The interfaces of hosts that are on one segment with it, itself included if it is one."""
+
+    def routes(self) -> list[Request]:
+        """Requests for the routes that lead over it."""
 
 
 class Interface:
     """An interface of a host, by name."""
 
-    def __init__(self, namespace: Namespace, name: str, index: int) -> None:
+    def __init__(self, namespace: Namespace, name: str, index: int, surroundings: Surroundings | None = None) -> None:
         self._namespace = namespace
+        self._surroundings = surroundings
         self.name = name
         self.index = index
 
@@ -76,21 +95,41 @@ class Interface:
         raise NetnsError(f"interface {self.name} is gone")
 
     def up(self) -> None:
-        """Switch it on."""
-        self._set(up=True)
+        """Switch it on; returns when it is ready: the first packet gets through, its IPv6 addresses can be used.
+
+        Hosts that have asked for its address in vain meanwhile ask anew, instead of a second later. The routes that
+        the lab has given it are there again; Linux has taken them away when it went down. Of a veth pair that
+        somebody else has made, the other end may take the kernel another moment.
+        """
+        netlink = self._namespace.netlink
+        requests = [self._set(up=True), _requests.get_link(self.index)]
+        answers = netlink.batch([*requests, *(self._surroundings.routes() if self._surroundings else [])])
+        peer = self._surroundings.peer() if self._surroundings else None
+        if peer is not None:
+            there, index = peer
+            found = there.netlink.batch([_requests.get_link(index)])
+            if _netlink.is_up(found[0]):
+                netlink.wait_ready([self.index], answers, [])
+                there.netlink.wait_ready([index], found, [])
+        for where, index in self._surroundings.neighbours() if self._surroundings else ():
+            where.netlink.forget_lost_neighbours(index)
+        netlink.listen()  # before the look, so that what is not usable yet is announced
+        netlink.wait_ready([], [], netlink.tentative(self.index))
 
     def down(self) -> None:
         """Switch it off; the other end of a veth pair loses its carrier.
 
-        Linux takes the IPv6 addresses of an interface away with that, unless
-        ``host.sysctl("ipv6.conf.eth0.keep_addr_on_down", 1)`` was called before (ip-sysctl.rst).
+        Linux takes the routes over it away. Its addresses stay (``keep_addr_on_down``, ip-sysctl.rst).
         """
-        self._set(up=False)
+        # Reading an interface has the kernel work off its link event before we return.
+        self._namespace.netlink.batch([self._set(up=False), _requests.get_link(self.index)])
+        peer = self._surroundings.peer() if self._surroundings else None
+        if peer is not None:
+            there, index = peer
+            there.netlink.batch([_requests.get_link(index)])
 
-    def _set(self, *, up: bool) -> None:
-        request = _requests.set_link(self.index, up=up, what=f"set {self.name} {'up' if up else 'down'}")
-        # Reading it back in the same batch has the kernel work off the link event before we return.
-        self._namespace.netlink.batch([request, _requests.get_link(self.index)])
+    def _set(self, *, up: bool) -> Request:
+        return _requests.set_link(self.index, up=up, what=f"set {self.name} {'up' if up else 'down'}")
 
     def __repr__(self) -> str:
         return f"<Interface {self.name} index {self.index}>"
@@ -98,10 +137,15 @@ class Interface:
 
 def read_states(namespace: Namespace) -> list[InterfaceState]:
     """Every interface of a namespace, in the order of their indexes."""
-    return sorted((_state(message) for message in namespace.netlink.links()), key=lambda state: state.index)
+    addresses: dict[int, list[str]] = {}
+    for message in namespace.netlink.addresses():
+        text = f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
+        addresses.setdefault(message["index"], []).append(text)
+    states = (_state(message, addresses.get(message["index"], ())) for message in namespace.netlink.links())
+    return sorted(states, key=lambda state: state.index)
 
 
-def _state(message: Any) -> InterfaceState:
+def _state(message: Any, addresses: Sequence[str]) -> InterfaceState:
     info = message.get_attr("IFLA_LINKINFO")
     kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
     data = info.get_attr("IFLA_INFO_DATA") if info and kind == "bridge" else None
@@ -119,6 +163,7 @@ def _state(message: Any) -> InterfaceState:
         master=message.get_attr("IFLA_MASTER"),
         rx_packets=counters.get("rx_packets", 0),
         tx_packets=counters.get("tx_packets", 0),
+        addresses=tuple(addresses),
         bridge_id=None if data is None else _bridge_id(data.get_attr("IFLA_BR_BRIDGE_ID")),
         stp=None if data is None else bool(data.get_attr("IFLA_BR_STP_STATE")),
     )

@@ -9,6 +9,7 @@ order and reports a refused one unasked (netlink(7)).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -19,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ._errors import KernelError, WaitTimeout
-from ._requests import Request, get_link
+from ._requests import Request, delete_neighbour, get_link
 
-__all__ = ["Netlink"]
+__all__ = ["Netlink", "is_up"]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -29,6 +30,7 @@ _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 26, 30
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _IFA_F_TENTATIVE = 0x40
+_NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED = 0x01, 0x10, 0x20  # linux/neighbour.h
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -135,6 +137,27 @@ class Netlink:
         """The MAC addresses that bridges have learned."""
         return self.dump(_GETNEIGH, socket.AF_BRIDGE)
 
+    def forget_lost_neighbours(self, index: int) -> None:
+        """Forget neighbours on an interface that did not answer: Linux asks again only a second after it has last
+        asked in vain (retrans_time_ms, arp(7)), and packets to them wait for that."""
+        lost = [
+            message.get_attr("NDA_DST")
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for message in self.dump(_GETNEIGH, family)
+            if message["ifindex"] == index and message["state"] & (_NUD_INCOMPLETE | _NUD_PROBE | _NUD_FAILED)
+        ]
+        for address in lost:
+            with contextlib.suppress(KernelError):  # it has come to an answer, or to its end, meanwhile
+                self.batch([delete_neighbour(index, address)])
+
+    def tentative(self, index: int) -> list[tuple[int, bytes]]:
+        """The IPv6 addresses of an interface that cannot be used yet, for :meth:`wait_ready`."""
+        return [
+            (index, socket.inet_pton(socket.AF_INET6, message.get_attr("IFA_ADDRESS")))
+            for message in self.dump(_GETADDR, socket.AF_INET6)
+            if message["index"] == index and message["flags"] & _IFA_F_TENTATIVE
+        ]
+
     def wait_ready(
         self, indexes: Sequence[int], answers: Sequence[bytes], addresses: Sequence[tuple[int, bytes]]
     ) -> None:
@@ -217,6 +240,12 @@ def _running(message: bytes) -> int | None:
         return None
     _, _, index, flags, _ = _LINK.unpack_from(message, _HEADER.size)
     return int(index) if flags & _IFF_RUNNING and flags & _IFF_UP else None
+
+
+def is_up(message: bytes) -> bool:
+    """Whether what :func:`get_link` brought says that the interface is switched on."""
+    _, _, _, flags, _ = _LINK.unpack_from(message, _HEADER.size)
+    return bool(flags & _IFF_UP)
 
 
 def _note(message: bytes, waiting: set[int], tentative: set[tuple[int, bytes]]) -> None:

@@ -20,10 +20,11 @@ class PairShape:
 
     Attributes:
         hosts: Names of the two hosts.
-        bridge: Name of the bridge; False for a veth pair straight between the hosts.
+        bridge: Name of the bridge, True for the default's; False for a veth pair straight between the hosts.
         interfaces: Name of the hosts' interface, or one for each host; at most 15 bytes (IFNAMSIZ, netdevice(7)).
-        subnet: IPv4 network of the two; None for no IPv4.
-        subnet6: IPv6 network of the two; None for no IPv6. The default is a unique local prefix (RFC 4193).
+        subnet: IPv4 network of the two; None for no IPv4 addresses.
+        subnet6: IPv6 network of the two; None for no IPv6 addresses but link-local ones. The default is a unique
+            local prefix (RFC 4193).
         mtu: In bytes, 68 (RFC 791) to 65535; at least 1280 with IPv6 (RFC 8200).
     """
 
@@ -46,9 +47,9 @@ class PairShape:
             if keyword not in known:
                 raise PlanError(f"unknown keyword {keyword!r}; netns_pair takes {', '.join(known)}")
         shape = replace(cls(), **{word: _tupled(value) for word, value in keywords.items()})
+        if shape.bridge is True:
+            shape = replace(shape, bridge=cls.bridge)
         _check_names(shape)
-        if shape.subnet is None and shape.subnet6 is None:
-            raise PlanError("subnet and subnet6 are both None; a pair needs one of them")
         check_mtu(shape.mtu, six=shape.subnet6 is not None)
         for word, value, version in (("subnet", shape.subnet, 4), ("subnet6", shape.subnet6, 6)):
             if value is not None:
@@ -67,7 +68,7 @@ def _check_names(shape: PairShape) -> None:
         check_host_name(name, "hosts:")
     if shape.hosts[0] == shape.hosts[1]:
         raise PlanError(f"hosts {shape.hosts!r}: both have the same name")
-    if shape.bridge is True or not (shape.bridge is False or isinstance(shape.bridge, str)):
+    if not (shape.bridge is False or isinstance(shape.bridge, str)):
         raise PlanError(f"bridge {shape.bridge!r}: expected a name, or False for none")
     if isinstance(shape.bridge, str):
         check_interface_name(shape.bridge, "bridge")

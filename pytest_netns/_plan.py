@@ -150,8 +150,6 @@ def add_segment(
             raise PlanError(f"bridge {name!r} has the name of a host")
     if name in plan.segments:
         raise PlanError(f"there is a bridge {name!r} already" if bridged else f"there is a link {name!r} already")
-    if subnet is None and (subnet6 is None or (subnet6 == AUTO and not ipv6)):
-        raise PlanError("subnet and subnet6 are both None; one of them is needed")
     if subnet6 == AUTO and not ipv6:
         subnet6 = None
     networks: dict[int, Network] = {}

@@ -20,15 +20,17 @@ __all__ = [
     "add_route",
     "add_veth",
     "delete_link",
+    "delete_neighbour",
     "delete_route",
     "get_link",
     "move_link",
+    "restore_route",
     "set_link",
 ]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
-_REQUEST, _EXCL_CREATE = 0x1, 0x600
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _DELROUTE = 16, 17, 18, 20, 24, 25
+_REQUEST, _EXCL_CREATE, _REPLACE_CREATE = 0x1, 0x600, 0x500
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _DELNEIGH = 16, 17, 18, 20, 24, 25, 29
 _IFF_UP = 0x1
 _IFA_F_NODAD = 0x02
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
@@ -62,9 +64,10 @@ class End:
 def _encode(kind: str, number: int, how: int, /, **fields: object) -> bytes:
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-    message = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg}[kind]()
+    message = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg, "neighbour": ndmsg}[kind]()
     for name, value in fields.items():
         message[name] = value
     message["header"] = {"type": number, "flags": _REQUEST | how, "sequence_number": 0, "pid": 0}
@@ -241,13 +244,13 @@ def add_address(index: int, address: str, prefix: int) -> Request:
 
 
 @functools.cache
-def _route_template(number: int, version: int, prefix: int | None) -> _Template:
+def _route_template(number: int, how: int, version: int, prefix: int | None) -> _Template:
     destination, gateway = _AN_ADDRESS[version], _ANOTHER_ADDRESS[version]
     attributes = [("RTA_DST", destination)] * (prefix is not None) + [("RTA_GATEWAY", gateway)]
     data = _encode(
         "route",
         number,
-        _EXCL_CREATE if number == _NEWROUTE else 0,
+        how,
         family=int(_FAMILY[version]),
         dst_len=prefix or 0,
         table=_RT_TABLE_MAIN,
@@ -258,21 +261,34 @@ def _route_template(number: int, version: int, prefix: int | None) -> _Template:
     return _Template(data, {"destination": _packed(version, destination), "gateway": _packed(version, gateway)})
 
 
-def _route(number: int, version: int, destination: str | None, via: str) -> bytes:
+def _route(verb: str, version: int, destination: str | None, via: str) -> Request:
+    kind = {"add": (_NEWROUTE, _EXCL_CREATE), "restore": (_NEWROUTE, _REPLACE_CREATE), "delete": (_DELROUTE, 0)}[verb]
+    what = f"{verb} route {destination or 'default'} via {via}"
     if destination is None:
-        return _route_template(number, version, None).fill(gateway=_packed(version, via))
+        template = _route_template(*kind, version, None)
+        return Request(template.fill(gateway=_packed(version, via)), what)
     address, _, length = destination.partition("/")
-    template = _route_template(number, version, int(length))
-    return template.fill(destination=_packed(version, address), gateway=_packed(version, via))
+    template = _route_template(*kind, version, int(length))
+    return Request(template.fill(destination=_packed(version, address), gateway=_packed(version, via)), what)
 
 
 def add_route(version: int, destination: str | None, via: str) -> Request:
     """A route by way of a neighbour; ``destination`` None is the default route."""
-    what = f"add route {destination or 'default'} via {via}"
-    return Request(_route(_NEWROUTE, version, destination, via), what)
+    return _route("add", version, destination, via)
+
+
+def restore_route(version: int, destination: str | None, via: str) -> Request:
+    """That route, whether it is there or not."""
+    return _route("restore", version, destination, via)
 
 
 def delete_route(version: int, destination: str | None, via: str) -> Request:
     """That route no longer."""
-    what = f"delete route {destination or 'default'} via {via}"
-    return Request(_route(_DELROUTE, version, destination, via), what)
+    return _route("delete", version, destination, via)
+
+
+def delete_neighbour(index: int, address: str) -> Request:
+    """What is known of a neighbour, no longer."""
+    family = _FAMILY[6 if ":" in address else 4]
+    data = _encode("neighbour", _DELNEIGH, 0, family=int(family), ifindex=index, attrs=[("NDA_DST", address)])
+    return Request(data, f"forget neighbour {address}")

@@ -36,6 +36,19 @@ class TestPair:
         assert netns_pair["shanghai"] is shanghai
         assert ping(beijing, shanghai)
 
+    @pytest.mark.netns(subnet=None, subnet6=None, bridge=True)
+    def test_may_be_a_wire_without_addresses(self, netns_pair: Pair) -> None:
+        """No network but the wire: what a DHCP server gives leases over; with link-local addresses, as ever."""
+        server, client = netns_pair
+        assert (server.ip, server.ip6, client.ip, client.ip6) == (None,) * 4
+        assert [address.split(":")[0] for address in client["eth0"].state().addresses] in (["fe80"], [])
+        server.add_address("eth0", "10.0.0.1/24")
+        assert not ping(client, server, timeout=0.1)
+        client.add_address("eth0", "10.0.0.2/24")
+        assert ping(client, server)
+        assert netns_pair.bridge is not None
+        assert netns_pair.bridge.name == "br0"
+
     @pytest.mark.netns(
         hosts=("east", "west"), bridge="lan", interfaces=("up0", "up1"), subnet="192.168.7.0/29", mtu=1400
     )

@@ -28,7 +28,6 @@ WRONG = {
     "@pytest.mark.netns(subnet='127.1.0.0/16')": "subnet '127.1.0.0/16' overlaps 127.0.0.0/8",
     "@pytest.mark.netns(subnet='10.0.0.0/32')": "subnet '10.0.0.0/32' has no room for two hosts",
     "@pytest.mark.netns(subnet6='fe80::/64')": "subnet6 'fe80::/64' overlaps fe80::/10",
-    "@pytest.mark.netns(subnet=None, subnet6=None)": "subnet and subnet6 are both None",
     "@pytest.mark.netns(interfaces='sixteen-bytes-xy')": "'sixteen-bytes-xy' is 16 bytes long; Linux *15",
     "@pytest.mark.netns(interfaces='été-à-la-mer-é')": "*is 18 bytes long; Linux takes 15",
     "@pytest.mark.netns(bridge='bridge-with-16-b')": "'bridge-with-16-b' is 16 bytes long",

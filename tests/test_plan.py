@@ -53,8 +53,12 @@ class TestNetworks:
         assert plan.segments["one"].subnet6 is None
         plan = add_segment(plan, "two", subnet6="fd00:7::/64", ipv6=False)
         assert str(plan.segments["two"].subnet6) == "fd00:7::/64"
-        with pytest.raises(PlanError, match="both None"):
-            add_segment(plan, "three", None, ipv6=False)
+
+    def test_a_segment_may_have_no_network(self) -> None:
+        """What a test of DHCP needs: hosts on a wire, without addresses."""
+        plan = add_end(add_node(add_segment(NOTHING, "wire", None, None), "a"), "a", "wire")
+        assert plan.ends[0].addresses == ()
+        assert plan.ends[0].address(4) is plan.ends[0].address(6) is None
 
     def test_networks_that_were_given_may_overlap(self) -> None:
         """Two segments with the same network are what two homes behind routers have."""
@@ -73,7 +77,6 @@ class TestNetworks:
             ({"subnet6": "10.0.0.0/8"}, "is IPv4; expected IPv6.*the keyword for IPv4 is subnet"),
             ({"subnet": "127.0.0.0/16"}, "overlaps 127.0.0.0/8"),
             ({"subnet": 7}, "subnet 7: expected"),
-            ({"subnet": None, "subnet6": None}, "both None"),
             ({"mtu": 1279}, "IPv6 needs 1280"),
             ({"mtu": 67, "subnet6": None}, "from 68 to 65535"),
             ({"mtu": True}, "mtu True"),

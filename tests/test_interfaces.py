@@ -1,0 +1,97 @@
+"""Interfaces switched off and on: what is ready when the call returns, and what is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_netns import Host, Lab, Pair, ping
+
+#: Seconds: less than the second after which ARP and neighbour discovery try again, so a lost packet shows.
+LOST_AFTER = 0.7
+ROUNDS = 5
+
+
+@pytest.fixture
+def plain(netns_lab: Lab) -> tuple[Host, Host]:
+    """Two hosts joined without a bridge."""
+    one, other = netns_lab.host("one"), netns_lab.host("other")
+    netns_lab.link(one, other)
+    return one, other
+
+
+def assert_first_packets(one: Host, other: Host) -> None:
+    for source, target in ((one, other), (other, one)):
+        for address in (target.ip, target.ip6):
+            assert address is not None
+            result = ping(source, address, timeout=20)
+            assert result
+            assert result.max is not None
+            assert result.max < LOST_AFTER, result
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["neighbours known", "neighbours unknown"])
+@pytest.mark.parametrize("side", ["own", "peer", "port"])
+def test_the_first_packet_after_up_gets_through(netns_pair: Pair, side: str, known: bool) -> None:
+    """Whichever end of a cable was off, both ways and in both families, without a second's wait."""
+    beijing, shanghai = netns_pair
+    assert netns_pair.bridge is not None
+    interface = {"own": beijing["eth0"], "peer": shanghai["eth0"], "port": netns_pair.bridge["veth-beijing"]}[side]
+    for _ in range(ROUNDS):
+        if known:
+            assert_first_packets(beijing, shanghai)
+        interface.down()
+        assert not ping(beijing, shanghai, timeout=0.01)
+        interface.up()
+        assert_first_packets(beijing, shanghai)
+
+
+def test_the_first_packet_after_up_gets_through_without_a_bridge(plain: tuple[Host, Host]) -> None:
+    """The same of a veth pair straight between two hosts."""
+    one, other = plain
+    for _ in range(ROUNDS):
+        one["eth0"].down()
+        other["eth0"].down()
+        one["eth0"].up()  # its other end is off: nothing to wait for
+        assert not one["eth0"].state().carrier
+        other["eth0"].up()
+        assert_first_packets(one, other)
+
+
+def test_both_ends_have_heard_when_the_call_returns(netns_pair: Pair) -> None:
+    """The port of the bridge has lost and found its carrier by then."""
+    beijing, _ = netns_pair
+    assert netns_pair.bridge is not None
+    for _ in range(ROUNDS):
+        beijing["eth0"].down()
+        port = netns_pair.bridge.interfaces["veth-beijing"]
+        assert not port.carrier
+        assert port.operstate in {"DOWN", "LOWERLAYERDOWN"}
+        beijing["eth0"].up()
+        port = netns_pair.bridge.interfaces["veth-beijing"]
+        assert (port.carrier, port.operstate) == (True, "UP")
+
+
+def test_addresses_and_routes_are_there_again(netns_lab: Lab) -> None:
+    """Addresses stay when an interface goes down, those of the plan and others; the plan's routes come back."""
+    lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+    laptop, server = netns_lab.host("laptop", lan), netns_lab.host("server", wan)
+    router = netns_lab.router("home", lan, wan)
+    laptop.add_address("eth0", "10.0.0.200/24")
+    laptop.add_address("eth0", "fd00:10::200/64")
+    addresses = laptop["eth0"].state().addresses
+    assert_first_packets(laptop, server)
+    for host, name in ((laptop, "eth0"), (router, "eth1"), (router, "eth0")):
+        host[name].down()
+        assert not ping(laptop, server, timeout=0.01)
+        host[name].up()
+        assert laptop["eth0"].state().addresses == addresses
+        assert_first_packets(laptop, server)
+
+
+def test_state_tells_addresses_whoever_gave_them(netns_pair: Pair) -> None:
+    """Those of the plan, those added, and those that a program gives."""
+    beijing, _ = netns_pair
+    assert beijing["eth0"].state().addresses[:2] == ("10.0.0.1/24", "fd00:10::1/64")
+    beijing.add_address("eth0", "10.0.0.9/24")
+    assert "10.0.0.9/24" in beijing.interfaces["eth0"].addresses
+    assert beijing.interfaces["lo"].addresses == ("127.0.0.1/8", "::1/128")
