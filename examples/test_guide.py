@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -95,13 +97,45 @@ def test_what_a_ping_says(netns_pair: Pair) -> None:
     assert not ping(beijing, "10.0.0.77", timeout=0.2)
 
 
-@pytest.mark.netns(subnet=None)
+@pytest.mark.netns(subnet=None, subnet6=None)
 def test_host_without_an_address(netns_pair: Pair) -> None:
     """What a DHCP test begins with: a server that has an address, a client that has none."""
     server, client = netns_pair
     server.add_address("eth0", "10.0.0.1/24")
-    assert server.ip == "10.0.0.1"
-    assert client.ip is None
+    assert not ping(client, server, timeout=0.2)  # no lease yet
+    client.run(["ip", "address", "add", "10.0.0.50/24", "dev", "eth0"], check=True)  # your client instead of this
+    assert "10.0.0.50/24" in client["eth0"].state().addresses
+    assert ping(client, server)
+
+
+def test_server_code_in_a_thread(netns_pair: Pair) -> None:
+    """A server of your own, in the background: on a socket of the host that listens before the thread starts."""
+    beijing, shanghai = netns_pair
+    with shanghai.socket() as listener, beijing.socket() as client:
+        listener.bind((shanghai.ip, 80))
+        listener.listen()
+        server = threading.Thread(target=serve_one, args=(listener,))
+        server.start()
+        client.connect((shanghai.ip, 80))  # waits in the queue of the listener, so there is nothing to wait for
+        client.sendall(b"hello")
+        assert client.recv(100) == b"HELLO"
+        server.join(timeout=10)
+
+
+def serve_one(listener: socket.socket) -> None:
+    """Stands for the code that you test."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(connection.recv(100).upper())
+
+
+def test_a_cable_is_pulled(netns_pair: Pair) -> None:
+    """Interfaces go down and up; each change is there when the call returns."""
+    beijing, shanghai = netns_pair
+    shanghai["eth0"].down()
+    assert not ping(beijing, shanghai, timeout=0.2)
+    shanghai["eth0"].up()
+    assert ping(beijing, shanghai)
 
 
 @pytest.mark.parametrize("netns_pair", [{"bridge": False}, {"subnet": None}], indirect=True)
@@ -128,6 +162,38 @@ def test_host_by_itself(netns: Host) -> None:
     """An empty namespace: nothing but a loopback interface."""
     assert list(netns.interfaces) == ["lo"]
     assert netns.sysctl("ipv4.ip_forward") == "0"
+
+
+def test_lab(netns_lab: Lab) -> None:
+    """Any network: bridges, hosts on them, routers between them; addresses and routes are worked out."""
+    lan = netns_lab.bridge("lan", "192.168.1.0/24")
+    wan = netns_lab.bridge("wan", "203.0.113.0/24")
+    laptop, server = netns_lab.host("laptop", lan), netns_lab.host("server", wan, ip="203.0.113.80")
+    home = netns_lab.router("home", lan, wan)
+    assert ping(laptop, server).replies[0].ttl == 63
+    home["eth1"].down()
+    assert not ping(laptop, server, timeout=0.2)
+
+
+LAB = """
+[bridges]
+lan.subnet = "192.168.1.0/24"
+wan.subnet = "203.0.113.0/24"
+[hosts]
+laptop.bridges = ["lan"]
+server = {bridges = ["wan"], ip = "203.0.113.80"}
+[routers]
+home.bridges = ["lan", "wan"]
+"""
+
+
+def test_lab_from_a_file(tmp_path: Path) -> None:
+    """The same network from a file."""
+    (tmp_path / "lab.toml").write_text(LAB)
+    with Lab.from_toml(tmp_path / "lab.toml") as lab:
+        assert ping(lab["laptop"], lab["server"])
+        assert "bridge lan: 192.168.1.0/24" in str(lab)
+        assert lab.mermaid().startswith("flowchart")
 
 
 def test_plain_python() -> None:
