@@ -21,6 +21,10 @@ def main() -> int:
     print(f"yes: network namespaces, {how}")
     print(f"{'yes' if held.ipv6 else 'no'}: IPv6")
     print(f"{'yes' if held.own_proc else 'no'}: /proc and /sys of their own for hosts")
+    if held.has_tags:
+        print("yes: what calls leave running ends with their block")
+    else:
+        print("no: what calls leave running ends with its host, not with their block (no time namespaces: Linux 5.6)")
     shut_down()
     return 0
 

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import _coverage, _journal, _transfer
+from . import _coverage, _journal, _pickling, _transfer
 from ._body_child import Answer, run_in_child, unpack_error
+from ._call import Child, died
 from ._errors import NetnsError
-from ._fork import Child, died
 
 if TYPE_CHECKING:
-    from ._fork import Outcome
+    from ._call import Outcome
     from ._host import Host
 
 __all__ = ["join_coverage", "report_from_child", "run_inside", "stood_in_debugger"]
@@ -49,7 +49,7 @@ def run_inside(item: pytest.Item, host: Host, body: Callable[[], None], limit: f
     try:
         outcome = _wait_for_body(item, host, body, limit, journal)
         if outcome.kind == _transfer.EXCEPTION:  # not the body's: it has its own way back
-            raise _transfer.unpack_exception(outcome.body)
+            raise _pickling.unpack_exception(outcome.body)
         if outcome.kind != _transfer.VALUE:
             words = f"{died(outcome.status, item.name, host.name)}"
             if stacks := journal.crash():
@@ -68,10 +68,13 @@ def _wait_for_body(
             stream.flush()  # or the child would print it a second time
     inside = functools.partial(run_in_child, item, body, journal, warnings.showwarning)
     try:
-        with host.enter() as run:
-            child = _BodyChild(run.entry(), inside, item.name, journal)
-            with _signals_of_a_debugger(journal):
-                return child.wait(limit)
+        with host.enter() as run, _signals_of_a_debugger(journal) as put_back:
+
+            def with_own_signals() -> Any:
+                put_back()
+                return inside()
+
+            return _BodyChild(run.entry(), with_own_signals, item.name, journal).wait(limit)
     except NetnsError as error:
         raise _failure(str(error)) from None
     except pytest.fail.Exception as error:
@@ -108,27 +111,34 @@ class _BodyChild(Child):
 
 
 @contextlib.contextmanager
-def _signals_of_a_debugger(journal: _journal.Journal) -> Iterator[None]:
-    """While the child stands in a debugger, neither Ctrl-C nor an alarm (pytest-timeout's) is for us."""
+def _signals_of_a_debugger(journal: _journal.Journal) -> Iterator[Callable[[], None]]:
+    """While the child stands in a debugger, neither Ctrl-C nor an alarm (pytest-timeout's) is for us.
+
+    They are for the child, which calls what this gives.
+    """
+    replaced: dict[int, Any] = {}
+
+    def put_back() -> None:
+        for number, own in replaced.items():
+            signal.signal(number, own)
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield put_back
         return
 
     def unless_debugging(own: Callable[[int, Any], Any], number: int, frame: Any) -> None:
         if not journal.debugging:
             own(number, frame)
 
-    replaced = {}
     for number in (signal.SIGINT, signal.SIGALRM):
         own = signal.getsignal(number)
         if callable(own):
             replaced[number] = own
             signal.signal(number, functools.partial(unless_debugging, own))
     try:
-        yield
+        yield put_back
     finally:
-        for number, own in replaced.items():
-            signal.signal(number, own)
+        put_back()
 
 
 def _read_journal(item: pytest.Item, journal: _journal.Journal) -> None:

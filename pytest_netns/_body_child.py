@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from . import _coverage, _journal, _transfer
+from . import _coverage, _journal, _pickling
 
 __all__ = ["Answer", "run_in_child", "unpack_error"]
 
@@ -202,14 +202,14 @@ def _pack_error(error: BaseException) -> bytes:
     for place, kind in enumerate(_OUTCOMES):
         if isinstance(error, kind):
             return pickle.dumps((place, None, str(error.msg), None))
-    return pickle.dumps((None, _pickled(type(error)), str(error), _transfer.pack_exception(error)))
+    return pickle.dumps((None, _pickled(type(error)), str(error), _pickling.pack_exception(error)))
 
 
 def unpack_error(data: bytes) -> BaseException:
     place, kind, text, whole = pickle.loads(data)
     if place is not None:
         return _OUTCOMES[place](text)
-    error = _transfer.unpack_exception(whole)
+    error = _pickling.unpack_exception(whole)
     error.__cause__ = None
     if kind is not None and not isinstance(error, pickle.loads(kind)):
         made: BaseException = BaseException.__new__(pickle.loads(kind), text)

@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 from . import _channel, _probe
 from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout
-from ._launch import REQUEST_LIMIT, launch, new_channel, socket_pair
+from ._launch import REQUEST_LIMIT, launch, new_channel, own_limits, socket_pair
+from ._tags import Tags
 
 __all__ = ["Broker", "broker", "shut_down", "start"]
 
@@ -44,6 +45,9 @@ class Broker:
         self._namespaces: list[int] = []
         self._said: str | None = None  # once it is over
         self.owner = os.getpid()
+        #: What the helper and all it starts inherit.
+        self.limits = own_limits()
+        self.tags = Tags(lambda: self.request("tag")[1])
         with contextlib.ExitStack() as undo:
             self._log = os.memfd_create("netns-helper-log", os.MFD_CLOEXEC)
             undo.callback(os.close, self._log)
@@ -73,6 +77,8 @@ class Broker:
                 self.rootless: bool = self._facts["rootless"]
                 self.ipv6: bool = self._facts["ipv6"]
                 self.own_proc: bool = self._facts["own_proc"]
+                #: Whether a block of calls can tell what it has left running.
+                self.has_tags: bool = self._facts["tags"]
 
     @property
     def user(self) -> int:
@@ -203,6 +209,7 @@ class Broker:
         """In a forked child: keep what is shared, let go of what is the parent's."""
         self._lock = threading.Lock()
         self._drop_channel()
+        self.tags.forget()
 
     def _let_go(self) -> None:
         if self._said is None:
@@ -210,6 +217,7 @@ class Broker:
             self._drop_channel()
             self._lobby.close()
             self._names.close()
+            self.tags.forget()
             for fd in (self._log, self._ended, *self._namespaces):
                 os.close(fd)
 

@@ -1,61 +1,207 @@
-"""From a forked process to the program asked for: descriptors, directory, identity, exec; part of the helper.
+"""From the helper to the program asked for: namespaces, descriptors, directory, identity, limits, exec.
 
-Follows what ``subprocess`` promises of its keywords. A failure before exec is written to the error pipe as
-``stage errno``; the pipe closes by itself when exec succeeds.
+Follows what ``subprocess`` promises of its keywords. There are two ways. Most programs are spawned by the helper
+itself, which stands in the host meanwhile: that is ``vfork``, which copies nothing (posix_spawn(3)). What only the new
+process can do for itself (a user, a group, limits) takes a fork, and so does whatever the first way cannot do
+here.
+
+A failure is ``(stage, errno, text)``: ``cwd`` and ``exec`` are about a path, and errno 0 is an error in Python.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import errno
 import fcntl
 import os
 import signal
-from typing import Any
 
-__all__ = ["become"]
+from . import _kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Failure = tuple[str, int, str]
+
+__all__ = ["Place", "start"]
+
+_RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)]
 
 
-def become(spec: dict[str, Any], fds: list[int], error_pipe: int) -> None:  # noqa: C901 - steps in a row
-    """Turn this process into ``spec['argv']``; never returns. ``fds[i]`` becomes descriptor ``spec['targets'][i]``."""
+_KINDS = (
+    (_kernel.CLONE_NEWNET, "network namespace"),
+    (_kernel.CLONE_NEWNS, "mount namespace"),
+    (_kernel.CLONE_NEWTIME, "time namespace"),
+)
+
+
+class Place:
+    """Where a program starts, as descriptors of namespaces; as a context, a stay of the helper itself there.
+
+    During a stay the helper has no more privilege than the program is to have: what the user may not open stays shut.
+    """
+
+    def __init__(self, inside: list[int | None], outside: list[int | None], *, rootless: bool) -> None:
+        """Both: network, mount and time namespace, None where there is none of its own; ``outside`` is the helper's."""
+        self._steps: list[tuple[int, int | None, int, str]] = [
+            (fd, back, flag, what)
+            for fd, back, (flag, what) in zip(inside, outside, _KINDS, strict=True)
+            if fd is not None
+        ]
+        self._rootless = rootless
+
+    def enter(self) -> None:
+        """Go there for good."""
+        for fd, _, flag, what in self._steps:
+            _kernel.setns(fd, flag, what)
+        if self._rootless:
+            _kernel.keep_network_capabilities()
+
+    def __enter__(self) -> None:
+        self._lent: int | None = None
+        try:
+            for fd, _, flag, what in self._steps:
+                _kernel.setns(fd, flag, what)
+            if self._rootless:
+                self._lent = _kernel.lend_network_capabilities()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._lent is not None:
+            _kernel.take_capabilities_back(self._lent)
+        for _fd, back, flag, what in reversed(self._steps):
+            if back is not None:
+                _kernel.setns(back, flag, what)
+        os.chdir("/")  # not to keep a directory of the user's busy
+
+
+def start(spec: dict[str, Any], fds: list[int], place: Place) -> tuple[int, Failure | None]:
+    """Start the program and return its pid; ``fds[i]`` becomes descriptor ``spec['targets'][i]``."""
+    if spec["simple"]:
+        try:
+            with place:
+                return _spawn(spec, fds)
+        except NotImplementedError:
+            pass
+    return _fork(spec, fds, place)
+
+
+def _spawn(spec: dict[str, Any], fds: list[int]) -> tuple[int, Failure | None]:
+    """By posix_spawn(3), from where the program is to start; directory and umask are others afterwards.
+
+    Raises:
+        NotImplementedError: Not in this way.
+    """
+    try:
+        os.chdir(spec["directory"])
+        if spec["cwd"] is not None:
+            os.chdir(spec["cwd"])
+    except OSError as error:
+        return 0, ("cwd", error.errno or 0, "")
+    os.umask(spec["umask"])
+    targets = spec["targets"]
+    begun, gone_at_exec = os.pipe2(os.O_CLOEXEC)
+    held = [gone_at_exec]
+    try:
+        held += _above([gone_at_exec, *fds], targets)
+        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(held[2:], targets, strict=True)]
+        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in (0, 1, 2) if fd not in targets]
+        pid = _spawn_first(spec, actions)
+        while held:
+            os.close(held.pop())
+        # We go on when the new program has its memory; the process has its name only after what is closed at exec
+        # (begin_new_exec, fs/exec.c). Whoever asked for it may look at it, as after subprocess.Popen.
+        os.read(begun, 1)
+        return pid, None
+    except OSError as error:
+        return 0, ("exec", error.errno or 0, "")
+    finally:
+        for fd in (begun, *held):
+            os.close(fd)
+
+
+def _spawn_first(spec: dict[str, Any], actions: list[Any]) -> int:
+    failures = []
+    for path in spec["paths"]:
+        try:
+            os.stat(path)  # cheaper than to find out in a new process
+            return os.posix_spawn(
+                path,
+                spec["argv"],
+                spec["env"],
+                file_actions=actions,
+                # A program signals its own group (kill 0) without hitting its neighbours.
+                setsid=True,
+                setsigmask=spec["mask"],
+                setsigdef=_RESTORED if spec["restore_signals"] else [],
+            )
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # something of it is not known here
+                raise NotImplementedError from None
+            failures.append(error)
+    raise _telling(failures)
+
+
+def _fork(spec: dict[str, Any], fds: list[int], place: Place) -> tuple[int, Failure | None]:
+    errors, error_pipe = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become(spec, fds, place, error_pipe)
+        finally:
+            os.close(error_pipe)
+        return pid, _read_failure(errors)
+    finally:
+        os.close(errors)
+
+
+def _become(spec: dict[str, Any], fds: list[int], place: Place, error_pipe: int) -> None:
+    """Turn this process into the program; never returns. A failure before exec is written to the pipe."""
     stage = "start"
     try:
-        error_pipe = _place_descriptors(fds, spec["targets"], error_pipe)
+        _signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        place.enter()
+        if spec["limits"] is not None:
+            _make_room(dict(spec["limits"]))
+        error_pipe = _place(fds, spec["targets"], error_pipe)
         if spec["restore_signals"]:
-            for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ"):
-                if hasattr(signal, name):
-                    signal.signal(getattr(signal, name), signal.SIG_DFL)
+            for number in _RESTORED:
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, spec["mask"])
-        if spec["process_group"] is not None:
-            os.setpgid(0, spec["process_group"])
-        else:
-            # A program signals its own group (kill 0) without hitting its neighbours.
-            os.setsid()
         stage = "cwd"
         os.chdir(spec["directory"])
         if spec["cwd"] is not None:
             os.chdir(spec["cwd"])
         stage = "identity"
-        os.umask(spec["umask"])
-        if spec["groups"] is not None:
-            os.setgroups(spec["groups"])
-        if spec["gid"] is not None:
-            os.setregid(spec["gid"], spec["gid"])
-        if spec["uid"] is not None:
-            os.setreuid(spec["uid"], spec["uid"])
+        _identify(spec)
         stage = "exec"
         _exec_first(spec["paths"], spec["argv"], spec["env"])
     except OSError as error:
-        os.write(error_pipe, f"{stage} {error.errno}".encode())
+        os.write(error_pipe, f"{stage} {error.errno} ".encode())
     except BaseException as error:
-        os.write(error_pipe, f"{stage} 0 {error!r}"[:500].encode())
+        os.write(error_pipe, f"{stage} 0 {error!r}".encode()[:500])
     finally:
         os._exit(255)
 
 
-def _place_descriptors(fds: list[int], targets: list[int], error_pipe: int) -> int:
-    # First above every target, so that placing one cannot close another that still waits.
-    above = max([*targets, 2]) + 1
-    error_pipe = fcntl.fcntl(error_pipe, fcntl.F_DUPFD_CLOEXEC, above)
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
+def _make_room(limits: dict[int, tuple[int, int]]) -> None:
+    """Take the caller's limit of open files while it is the higher one: it has descriptors of such numbers."""
+    import resource
+
+    soft, hard = limits[resource.RLIMIT_NOFILE]
+    own_soft, own_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft > own_soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, max(hard, own_hard)))
+
+
+def _place(fds: list[int], targets: list[int], error_pipe: int) -> int:
+    (error_pipe,) = _above([error_pipe], targets)
+    moved = _above(fds, targets)
     for fd in (0, 1, 2):
         if fd not in targets:
             os.close(fd)
@@ -64,14 +210,55 @@ def _place_descriptors(fds: list[int], targets: list[int], error_pipe: int) -> i
     return error_pipe
 
 
+def _identify(spec: dict[str, Any]) -> None:
+    os.umask(spec["umask"])
+    if spec["limits"] is not None:
+        import resource
+
+        for number, limits in spec["limits"]:
+            resource.setrlimit(number, limits)
+    if spec["new_session"] or spec["process_group"] is None:
+        os.setsid()
+    if spec["process_group"] is not None:
+        os.setpgid(0, spec["process_group"])
+    if spec["groups"] is not None:
+        os.setgroups(spec["groups"])
+    if spec["gid"] is not None:
+        os.setregid(spec["gid"], spec["gid"])
+    if spec["uid"] is not None:
+        os.setreuid(spec["uid"], spec["uid"])
+
+
+def _read_failure(error_pipe: int) -> Failure | None:
+    """What :func:`_become` has written, once it is over; None if the program runs."""
+    data = b""
+    while piece := os.read(error_pipe, 4096):
+        data += piece
+    if not data:
+        return None
+    stage, number, text = data.decode(errors="replace").split(" ", 2)
+    return stage, int(number), text
+
+
+def _above(fds: list[int], targets: list[int]) -> list[int]:
+    """Duplicates above every target, so that placing one cannot close another that still waits."""
+    above = max([*targets, 2]) + 1
+    return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
+
+
 def _exec_first(paths: list[bytes], argv: list[bytes], env: dict[bytes, bytes]) -> None:
-    """Try each path as execvpe(3) does: a missing one is passed over, any other error is remembered."""
-    failure: OSError | None = None
+    failures = []
     for path in paths:
         try:
             os.execve(path, argv, env)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            failure = failure or error
         except OSError as error:
-            failure = error if failure is None or isinstance(failure, FileNotFoundError) else failure
-    raise failure or FileNotFoundError(2, "no path to execute")
+            failures.append(error)
+    raise _telling(failures)
+
+
+def _telling(failures: list[OSError]) -> OSError:
+    """Which of them is reported, as execvpe(3) does it: a missing file only if nothing else went wrong."""
+    for failure in failures:
+        if failure.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return failure
+    return failures[-1] if failures else FileNotFoundError(errno.ENOENT, "no path to execute")

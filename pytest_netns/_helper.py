@@ -78,7 +78,11 @@ class Inner:
         try:
             # One of our own: without root there would be no way back to the machine's after marking a block.
             _kernel.unshare(_kernel.CLONE_NEWTIME, "CLONE_NEWTIME")
-            return os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+            own = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+            # Enter it, too: older kernels refuse vfork to who is in another than its children will be in (copy_process,
+            # kernel/fork.c), and programs are started by that.
+            _kernel.setns(own, _kernel.CLONE_NEWTIME, "time namespace")
+            return own
         except OSError:  # Linux before 5.6, or CONFIG_TIME_NS=n
             return None
 
@@ -170,6 +174,7 @@ class Inner:
             "rootless": self.rootless,
             "ipv6": os.path.exists("/proc/sys/net/ipv6"),
             "own_proc": self.own_proc,
+            "tags": self.time is not None,
         }
         return facts, fds
 
@@ -238,21 +243,18 @@ class Inner:
             _kernel.setns(self.time, _kernel.CLONE_NEWTIME, "time namespace")
 
     def do_start(self, fds: list[int], spec: dict[str, Any]) -> Answer:
-        """Start a command; ``fds``: network and mount namespace, error pipe, status socket, and its own."""
+        """Start a command; ``fds``: network and mount namespace, tag, status socket, and its own.
+
+        Where there is no mount namespace or tag, the network namespace stands in for it.
+        """
         from . import _exec  # not every session runs commands
 
-        net, mounts, error_pipe, status, *own = fds
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _signal.set_wakeup_fd(-1)
-                _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-                self._enter(net, mounts if spec["files"] else None)
-                _exec.become(spec, own, error_pipe)
-            except OSError as error:
-                os.write(error_pipe, f"start {error.errno}".encode())
-            finally:
-                os._exit(255)
+        net, mounts, tag, status, *own = fds
+        inside = [net, mounts if spec["files"] else None, tag if spec["tagged"] else None]
+        place = _exec.Place(inside, [self.base, self.mounts, self.time], rootless=self.rootless)
+        pid, failure = _exec.start(spec, own, place)
+        if failure is not None:
+            return failure, []
         try:
             self.running[pid] = os.dup(status)
             return None, [os.pidfd_open(pid)]
@@ -266,13 +268,6 @@ class Inner:
             return _ending.end_processes(kind, inodes, None if self.own_proc else self.depth), []
         finally:
             self._reap()
-
-    def _enter(self, net: int, mounts: int | None) -> None:
-        _kernel.setns(net, _kernel.CLONE_NEWNET, "network namespace")
-        if mounts is not None:
-            _kernel.setns(mounts, _kernel.CLONE_NEWNS, "mount namespace")
-        if self.rootless:
-            _kernel.keep_network_capabilities()
 
     def _reap(self) -> None:
         while True:

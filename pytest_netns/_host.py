@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import ipaddress
 import os
 import socket as _socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import _requests
+from ._block import CALL_LIMIT, Block
+from ._child import current_tag
 from ._errors import ClosedError, KernelError, NetnsError, PlanError
-from ._fork import Child, Entry
+from ._fork import Entry
 from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
 from ._plan import check_host_name
@@ -30,73 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Block", "Bridge", "Host", "Inside"]
 
 T = TypeVar("T")
-
-#: Seconds that a callable may take when nothing else is said. A child can hang for reasons that are not its own
-#: (a lock copied in mid-use), so there is always a limit.
-CALL_LIMIT = 60.0
-
-
-class Block:
-    """Runs callables in a host; what they leave running is ended with the block. Made by ``host.enter()``."""
-
-    def __init__(self, inside: Inside, limit: float | None) -> None:
-        self._inside = inside
-        self._limit = limit
-        self._closed = False
-        tag = inside.namespace.broker.request("tag")[1]
-        self._tag: int | None = tag[0] if tag else None
-
-    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Fork, enter the host, call; return the value or raise what the callable raised.
-
-        Raises:
-            ChildDied: The child was killed by a signal or left without returning.
-            WaitTimeout: The block's limit ran out; the child's stacks are in the message.
-            TypeError: The value cannot be pickled.
-        """
-        __tracebackhide__ = True
-        child = self._start(function, args, kwargs)
-        return child.wait(self._limit).result(child.name, child.entry.where)  # type: ignore[no-any-return]
-
-    async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for a running event loop; cancelling it kills the child."""
-        __tracebackhide__ = True
-        loop = asyncio.get_running_loop()
-        child = self._start(function, args, kwargs)
-        # A thread of its own: the loop's few would soon all wait for servers that run in hosts.
-        pool = ThreadPoolExecutor(1)
-        waiting = loop.run_in_executor(pool, child.wait, self._limit)
-        pool.shutdown(wait=False)
-        try:
-            outcome = await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            child.kill()
-            await waiting
-            raise
-        return outcome.result(child.name, child.entry.where)  # type: ignore[no-any-return]
-
-    def entry(self) -> Entry:
-        """What a child of the calling process has yet to enter."""
-        if self._closed:
-            raise ClosedError(f"this block in {self._inside.name} is over; enter the host again")
-        return self._inside._entry(self._tag)
-
-    def _start(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
-        if not callable(function):
-            raise TypeError(f"expected a callable, not {function!r}; for a command use host.run([...])")
-        name = getattr(function, "__qualname__", None) or repr(function)
-        call = functools.partial(function, *args, **kwargs)
-        return Child(self.entry(), functools.update_wrapper(call, function), name)
-
-    def close(self) -> None:
-        """End what was started in the block and still runs."""
-        self._closed = True
-        tag, self._tag = self._tag, None
-        if tag is not None:
-            try:
-                self._inside.namespace.broker.end_processes("time", [os.fstat(tag).st_ino])
-            finally:
-                os.close(tag)
 
 
 class Owner(Protocol):
@@ -135,7 +67,8 @@ class Inside:
         """Enter for a block: ``with host.enter() as run: run(function, …)``.
 
         Each ``run`` forks, enters the host and calls; the test process itself never changes its namespace. When the
-        block ends, processes that its callables started and left are killed.
+        block ends, processes that its callables started and left are killed. (Where the kernel has no time namespaces,
+        before Linux 5.6 or with CONFIG_TIME_NS=n, nothing tells them from others; they then end with the host.)
 
         Args:
             timeout: Seconds that each call may take; None for no limit.
@@ -168,7 +101,7 @@ class Inside:
 
         It runs as the test's own user, with the capabilities a network needs. It ends with the host at the latest.
         """
-        return Popen(args, *positional, _entry=self._entry(), _broker=self.namespace.broker, **keywords)
+        return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=self.namespace.broker, **keywords)
 
     def run(
         self,

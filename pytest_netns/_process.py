@@ -16,12 +16,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._errors import NetnsError
+from ._launch import own_limits
 
 if TYPE_CHECKING:
     from ._broker import Broker
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Popen"]
 
-_SIGNATURE = inspect.signature(getattr(subprocess.Popen, "_execute_child"))  # noqa: B009 - not in the stubs
+#: Of what is replaced, without ``self``; other versions of Python have others.
+_PARAMETERS = list(inspect.signature(getattr(subprocess.Popen, "_execute_child")).parameters)[1:]  # noqa: B009
 
 
 class Popen(subprocess.Popen[Any]):
@@ -44,7 +48,8 @@ class Popen(subprocess.Popen[Any]):
         self._broker = _broker
         self._pidfd = -1
         self._status: socket.socket | None = None
-        if keywords.get("preexec_fn") is not None or len(positional) > 5:
+        preexec = positional[5] if len(positional) > 5 else keywords.get("preexec_fn")
+        if preexec is not None:
             raise NetnsError(
                 "preexec_fn cannot run in a host: its commands are not forked from this process. "
                 "For Python code use host.call(function)"
@@ -52,34 +57,12 @@ class Popen(subprocess.Popen[Any]):
         super().__init__(args, *positional, **keywords)
 
     def _execute_child(self, *positional: Any, **keywords: Any) -> None:
-        asked = _SIGNATURE.bind(self, *positional, **keywords).arguments
+        asked = {**dict(zip(_PARAMETERS, positional, strict=False)), **keywords}
         argv = _argv(asked["args"], asked["shell"], asked["executable"])
         executable = asked["executable"] or argv[0]
         sys.audit("subprocess.Popen", executable, argv, asked["cwd"], asked["env"])
-        env = asked["env"] if asked["env"] is not None else os.environ
-        encoded_env = {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
-        if any(b"=" in key for key in encoded_env):
-            raise ValueError("illegal environment variable name")
         placed = _placed(asked)
-        spec = {
-            "argv": [os.fsencode(word) for word in argv],
-            "paths": _paths(executable, asked["env"]),
-            "env": encoded_env,
-            "directory": os.getcwdb(),
-            "cwd": None if asked["cwd"] is None else os.fsencode(asked["cwd"]),
-            "targets": list(placed),
-            "mask": sorted(_signal.pthread_sigmask(signal.SIG_BLOCK, ())),
-            "restore_signals": bool(asked["restore_signals"]),
-            "process_group": _process_group(asked),
-            "umask": asked["umask"] if asked["umask"] >= 0 else _own_umask(),
-            "groups": None if asked["gids"] is None else list(asked["gids"]),
-            "gid": asked["gid"],
-            "uid": asked["uid"],
-            "files": self._entry.mounts is not None,
-        }
-        for text in (*spec["argv"], *encoded_env, *encoded_env.values()):
-            if b"\0" in text:
-                raise ValueError("embedded null byte")
+        spec = _spec(asked, argv, executable, list(placed), self)
         self._start(spec, list(placed.values()), executable, asked["cwd"])
         self._close_pipe_fds(  # type: ignore[attr-defined]
             *(asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
@@ -87,27 +70,23 @@ class Popen(subprocess.Popen[Any]):
 
     def _start(self, spec: dict[str, Any], fds: list[int], executable: Any, cwd: Any) -> None:
         entry = self._entry
+        mounts, tag = (entry.net if fd is None else fd for fd in (entry.mounts, entry.tag))
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
             undo.callback(mine.close)
-            undo.callback(theirs.close)
             mine.setblocking(True)  # whatever socket.setdefaulttimeout says
-            error_read, error_write = os.pipe2(os.O_CLOEXEC)
-            errors = undo.enter_context(open(error_read, "rb"))
-            with open(error_write, "wb"):
-                mounts = entry.mounts if entry.mounts is not None else entry.net
-                held = [entry.net, mounts, error_write, theirs.fileno(), *fds]
-                (self._pidfd,) = self._broker.request("start", spec, fds=held)[1]
+            with theirs:  # closed at once, so that the helper's end, too, is an end of the status
+                fds = [entry.net, mounts, tag, theirs.fileno(), *fds]
+                failure, answer = self._broker.request("start", spec, fds=fds)
+            if failure is not None:
+                raise _start_error(failure, executable, cwd)
+            (self._pidfd,) = answer
             undo.callback(self._give_up)
-            theirs.close()  # so that the helper's end, too, is an end of the status
             self.pid = _pid_of(self._pidfd)
-            failure = errors.read()
-            if failure:
-                raise _start_error(failure.decode(errors="replace"), executable, cwd)
             undo.pop_all()
-            errors.close()
         self._status = mine
         self._child_created = True
+        _running.add(self)
 
     def _give_up(self) -> None:
         pidfd, self._pidfd = self._pidfd, -1
@@ -178,6 +157,60 @@ class Popen(subprocess.Popen[Any]):
         self._let_go()
 
 
+_running: weakref.WeakSet[Popen] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread may just have asked how a program has ended; the lock that it held is nobody's here.
+    for program in list(_running):
+        program._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _spec(
+    asked: dict[str, Any], argv: list[Any], executable: Any, targets: list[int], program: Popen
+) -> dict[str, Any]:
+    """What the helper is told, in plain values; see :mod:`pytest_netns._exec`."""
+    env = _encoded(asked["env"])
+    if b"=" in b"".join(env):
+        raise ValueError("illegal environment variable name")
+    group: int | None = asked.get("process_group")
+    spec = {
+        "argv": [os.fsencode(word) for word in argv],
+        "paths": _paths(executable, asked["env"], env),
+        "env": env,
+        "directory": _own_directory(),
+        "cwd": None if asked["cwd"] is None else os.fsencode(asked["cwd"]),
+        "targets": targets,
+        "mask": sorted(_signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "restore_signals": bool(asked["restore_signals"]),
+        "new_session": bool(asked["start_new_session"]),
+        "process_group": None if group is None or group < 0 else group,
+        "umask": asked["umask"] if asked["umask"] >= 0 else _own_umask(),
+        "groups": None if asked["gids"] is None else list(asked["gids"]),
+        "gid": asked["gid"],
+        "uid": asked["uid"],
+        "limits": own_limits(),
+        "files": program._entry.mounts is not None,
+        "tagged": program._entry.tag is not None,
+    }
+    if spec["limits"] == program._broker.limits:
+        spec["limits"] = None  # it has them already
+    #: Whether nothing is asked that only the new process can do for itself.
+    spec["simple"] = all(spec[name] is None for name in ("process_group", "groups", "gid", "uid", "limits"))
+    if b"\0" in b"".join([*spec["argv"], *spec["paths"], *env, *env.values(), spec["cwd"] or b""]):
+        raise ValueError("embedded null byte")
+    return spec
+
+
+def _encoded(env: Any) -> dict[bytes, bytes]:
+    if env is None:
+        return dict(os.environb)
+    return {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
+
+
 def _argv(args: Any, shell: bool, executable: Any) -> list[Any]:
     if isinstance(args, (str, bytes)):
         argv: list[Any] = [args]
@@ -194,11 +227,15 @@ def _argv(args: Any, shell: bool, executable: Any) -> list[Any]:
     return argv
 
 
-def _paths(executable: Any, env: Any) -> list[bytes]:
+def _paths(executable: Any, env: Any, encoded_env: dict[bytes, bytes]) -> list[bytes]:
     encoded = os.fsencode(executable)
     if os.path.dirname(encoded):
         return [encoded]
-    return [os.path.join(os.fsencode(directory), encoded) for directory in os.get_exec_path(env)]
+    if env is None and b"PATH" in encoded_env:  # what os.get_exec_path would find, but it takes its time
+        directories = encoded_env[b"PATH"].split(b":")
+    else:
+        directories = [os.fsencode(directory) for directory in os.get_exec_path(env)]
+    return [directory + b"/" + encoded if directory else encoded for directory in directories]
 
 
 def _placed(asked: dict[str, Any]) -> dict[int, int]:
@@ -209,7 +246,7 @@ def _placed(asked: dict[str, Any]) -> dict[int, int]:
         if fd != -1:
             os.fstat(fd)  # a closed one is an error here, as it is to subprocess
             placed[target] = fd
-        elif _is_open(target):
+        elif _inheritable(target):
             placed[target] = target
     kept: Sequence[int] = asked["pass_fds"]
     if not asked["close_fds"]:
@@ -219,14 +256,6 @@ def _placed(asked: dict[str, Any]) -> dict[int, int]:
     return placed
 
 
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
 def _inheritable(fd: int) -> bool:
     try:
         return os.get_inheritable(fd)
@@ -234,33 +263,36 @@ def _inheritable(fd: int) -> bool:
         return False
 
 
-def _process_group(asked: dict[str, Any]) -> int | None:
-    group: int | None = asked.get("process_group")
-    return None if asked["start_new_session"] or group is None or group < 0 else group
+def _own_directory() -> bytes:
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:  # it has been removed
+        return b"/"
 
 
 def _own_umask() -> int:
     # os.umask would change it for a moment, in every thread.
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
+    return int(_field("/proc/self/status", b"Umask:") or b"22", 8)
 
 
 def _pid_of(pidfd: int) -> int:
     """The number that our own PID namespace knows the process by."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    return -1
+    return int(_field(f"/proc/self/fdinfo/{pidfd}", b"Pid:") or b"-1")
 
 
-def _start_error(failure: str, executable: Any, cwd: Any) -> Exception:
-    stage, number, *rest = failure.split(maxsplit=2)
-    if not int(number):
-        return subprocess.SubprocessError(f"Exception occurred while starting {executable!r}: {' '.join(rest)}")
+def _field(path: str, name: bytes) -> bytes | None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # half the system calls of open
+    try:
+        words = os.read(fd, 8192).split()
+    finally:
+        os.close(fd)
+    return words[words.index(name) + 1] if name in words else None
+
+
+def _start_error(failure: tuple[str, int, str], executable: Any, cwd: Any) -> Exception:
+    stage, number, text = failure
+    if not number:
+        return subprocess.SubprocessError(f"Exception occurred while starting {executable!r}: {text}")
     name = {"cwd": cwd, "exec": executable}.get(stage)
-    message = os.strerror(int(number))
-    return OSError(int(number), message, name) if name is not None else OSError(int(number), message)
+    message = os.strerror(number)
+    return OSError(number, message, name) if name is not None else OSError(number, message)

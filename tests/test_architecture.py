@@ -27,6 +27,7 @@ FLOORS = (
     "_boot",
     "_launch",
     "_probe",
+    "_tags",
     "_broker",
     "_requests",
     "_netlink",
@@ -37,11 +38,15 @@ FLOORS = (
     "_steps",
     "_describe",
     "_reading",
+    "_pickling",
     "_transfer",
     "_scapy",
     "_coverage",
     "_journal",
+    "_child",
     "_fork",
+    "_call",
+    "_block",
     "_settings",
     "_namespace",
     "_interfaces",
@@ -61,12 +66,12 @@ HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_helper", "_boo
 CHEAP = {"__future__", "_signal", "_socket", "ctypes", "errno", "marshal", "os", "select", "struct", "sys"}
 #: A dangerous word, and the modules that may use it.
 HOMES = {
-    "fork": {"_fork", "_boot", "_helper"},
-    "setns": {"_kernel", "_fork", "_helper"},
+    "fork": {"_fork", "_boot", "_exec"},
+    "setns": {"_kernel", "_fork", "_exec", "_helper"},
     "unshare": {"_kernel", "_boot", "_helper"},
     "mount": {"_kernel", "_helper"},
     "prctl": {"_kernel"},
-    "_exit": {"_fork", "_boot", "_helper", "_exec"},
+    "_exit": {"_fork", "_child", "_boot", "_exec"},
 }
 #: Where such a word may be a call of the system; elsewhere it is one of `_kernel`'s functions.
 SYSTEM = {"fork": {"os"}, "_exit": {"os", "posix"}}
@@ -127,7 +132,9 @@ def test_a_module_imports_only_from_those_above_it(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(HELPER))
 def test_the_helper_is_small(module: str) -> None:
     """What runs in the helper imports its own kind, and of the standard library what costs nothing."""
-    late = {"fcntl", "signal", "typing"} if module == "_exec" else {"fcntl"} if module == "_kernel" else set()
+    late = (
+        {"fcntl", "resource", "signal", "typing"} if module == "_exec" else {"fcntl"} if module == "_kernel" else set()
+    )
     others = {path.split(".")[0] for level, path, _ in _imports(_tree(module)) if not level}
     assert others <= CHEAP | late
     assert _own_imports(module) <= HELPER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def filter_calls():
 
 what, _, refused = sys.argv[1].partition(" without ")
 enter_user_namespace()
-if refused in ("net", "user"):
+if refused in ("net", "user", "time"):
     limit(refused)
 if refused == "unshare":
     filter_calls()
@@ -158,6 +159,41 @@ def test_a_refusal_is_heard_after_the_helper_has_ended(inner: Inner) -> None:
     )
     result = inner.pytester.run(sys.executable, "launcher.py", "root without net", sys.executable, "-c", code)
     result.stdout.fnmatch_lines(["*unshare(CLONE_NEWNET)*"])
+
+
+LEFT_RUNNING = """
+import os, select, time
+
+from pytest_netns import Lab
+
+def leave():
+    if os.fork() == 0:
+        time.sleep(1000)
+
+with Lab() as lab:
+    host = lab.host()
+    assert host.call(os.getpid) != os.getpid()
+    assert host.run(["true"]).returncode == 0
+    host.call(leave)
+    print("left", host.end_processes())
+"""
+
+
+@pytest.mark.parametrize("what", ["root", "user"])
+def test_without_time_namespaces_what_is_left_ends_with_its_host(inner: Inner, what: str) -> None:
+    """All else works, and the doctor says so."""
+    if not os.path.exists("/proc/sys/user/max_time_namespaces"):
+        pytest.skip("this kernel has none to take away")
+    inner.pytester.makepyfile(launcher=LAUNCHER, left=LEFT_RUNNING)
+    for refused, words, left in (
+        ("time", "no: what calls leave running ends with its host*", 1),
+        ("nothing", "yes: what calls leave running ends with their block", 0),
+    ):
+        launcher = [sys.executable, "launcher.py", f"{what} without {refused}", sys.executable]
+        inner.pytester.run(*launcher, "-m", "pytest_netns").stdout.fnmatch_lines([words])
+        result = inner.pytester.run(*launcher, "left.py")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines([f"left {left}"])
 
 
 @pytest.mark.parametrize("way", ["option", "ini", "CI"])

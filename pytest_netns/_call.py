@@ -1,0 +1,305 @@
+"""Waits for a callable that runs in a host: in a child of the test process, which sends frames over a pipe.
+
+The child may hold a copy of a lock that some thread of the parent held at the fork; so every wait has a limit, and a
+child that runs into it leaves the stacks of its threads behind.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import contextlib
+import io
+import logging
+import os
+import select
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import _child, _fork, _pickling, _transfer
+from ._errors import ChildDied, NetnsError, WaitTimeout
+from ._fork import Entry
+
+__all__ = ["Child", "Outcome", "died"]
+
+_STACKS_LIMIT = 5.0
+_LONGEST_POLL_MS = 1 << 30  # poll(2) takes an int
+_EVERY_SIGNAL = signal.valid_signals()  # masks go by _signal, as ``signal`` would make an enum of each of 64
+
+
+class _LimitPassed(Exception):
+    """A wait inside this module ran out."""
+
+
+@dataclass
+class Outcome:
+    """How a child ended: its answer, if it gave one, and its wait status."""
+
+    kind: bytes | None = None
+    body: bytes = b""
+    status: int = 0
+
+    def result(self, name: str, where: str) -> Any:
+        """The value; or the exception raised.
+
+        Raises:
+            ChildDied: It ended without an answer.
+        """
+        __tracebackhide__ = True
+        if self.kind == _transfer.VALUE:
+            return _transfer.unpack(self.body)
+        if self.kind == _transfer.EXCEPTION:
+            raise _pickling.unpack_exception(self.body)
+        raise died(self.status, name, where)
+
+
+def died(status: int, name: str, where: str) -> ChildDied:
+    """Put the end of a child that gave no answer into words."""
+    code = os.waitstatus_to_exitcode(status)
+    if code == _child.LOST:
+        how = "has closed the descriptor that its result was to go through (os.closerange?)"
+    elif code >= 0:
+        how = f"left with exit code {code} (os._exit or exec?) instead of returning"
+    else:
+        try:
+            how = f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            how = f"was killed by signal {-code}"
+    error = ChildDied(f"{name} in {where} {how}")
+    error.returncode = code
+    return error
+
+
+class Child:
+    """A callable running in a host."""
+
+    def __init__(self, entry: Entry, function: Callable[[], Any], name: str) -> None:
+        self.entry = entry
+        self.name = name
+        #: Whether it has said that it leaves no other process behind.
+        self.alone = False
+        self._function = function
+        self._outcome = Outcome()
+        self._data = bytearray()
+        self._shell: int | None = None
+        self._pid: int | None = None
+        self._kill_wanted = False
+        self._unheard = False
+        self._ended = False
+
+    def _start(self) -> None:
+        opened: list[int] = []
+        _child.flush()
+        # A handler's exception in the middle of this would lose the child, and in a hook at the fork it would itself
+        # be lost. So signals wait.
+        mask = _signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
+        try:
+            for _ in ("frames", "report"):
+                opened += os.pipe2(os.O_CLOEXEC)
+            opened.append(os.memfd_create("netns-stacks", os.MFD_CLOEXEC))
+            self._frames, frames, self._report, report, self._stacks = opened
+            os.set_blocking(self._frames, False)
+            plan = _child.Plan(self._function, self.name, self.entry, frames=frames, stacks=self._stacks)
+            self._shell = _fork.fork_inside(plan, mask, report, [self._frames, self._report])
+            _fork.close_all([frames, report])
+            self._sources = {self._frames, self._report}
+        except BaseException:
+            _fork.close_all(opened)
+            raise
+        finally:
+            _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def wait(self, limit: float | None) -> Outcome:
+        """Wait for the end, at most ``limit`` seconds; pass on what the child logs, warns and prints meanwhile.
+
+        Raises:
+            WaitTimeout: The limit passed. The child is dead, the message shows where it stood.
+        """
+        __tracebackhide__ = True
+        try:
+            self._start()
+            deadline = _deadline(limit)
+            while not self._turn(deadline):
+                pass
+            return self._outcome
+        except BaseException as error:
+            self._interrupted(error, limit)
+            raise
+        finally:
+            self._finish()
+
+    async def wait_in_loop(self, limit: float | None) -> Outcome:
+        """:meth:`wait` for the running event loop of asyncio; cancelling it kills the child."""
+        __tracebackhide__ = True
+        try:
+            self._start()
+            deadline = _deadline(limit)
+            while not self._ended:
+                await _one_readable(self._sources, deadline)
+                self._turn(deadline)
+            return self._outcome
+        except BaseException as error:
+            self._interrupted(error, limit)
+            raise
+        finally:
+            self._finish()
+
+    def _interrupted(self, error: BaseException, limit: float | None) -> None:
+        """The wait is over before the child is, unless ``error`` came while passing on what it sent."""
+        __tracebackhide__ = True
+        if isinstance(error, _LimitPassed):
+            stacks = self._end_with_stacks()
+            raise WaitTimeout(
+                f"{self.name} in {self.entry.where} did not return within {limit:g} s and was killed"
+                + (f"; it stood here:\n{stacks}" if stacks else "")
+            ) from None
+        # A cancelled task is no news. (asyncio may not have been imported, so that is known by name.)
+        quiet = isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError"
+        if self._shell is not None and not self._ended and not quiet:  # pytest-timeout's, for one
+            stacks = self._end_with_stacks()
+            if stacks:
+                sys.stderr.write(f"{self.name} in {self.entry.where} stood here:\n{stacks}\n")
+
+    def _finish(self) -> None:
+        """See that nothing of the child is left, however the wait has ended."""
+        if self._shell is None:
+            return  # it could not even be started
+        if not self._ended:
+            self._unheard = self._kill_wanted = True
+            self._signal(signal.SIGKILL)
+            while not self._ended:
+                with contextlib.suppress(NetnsError):  # it could not enter, and is not there: what else has come counts
+                    Child._turn(self, None)
+        _fork.close_all([self._frames, self._report, self._stacks])
+
+    def _turn(self, deadline: float | None) -> bool:
+        """Wait for something to arrive and handle it; True once the child has ended."""
+        left = None
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _LimitPassed
+        ready = _readable(self._sources, left)
+        if self._frames in ready:
+            self._receive()
+        if self._report in ready:
+            self._take_report()
+        return self._ended
+
+    def _receive(self) -> bool:
+        """Take in one piece of what the child has sent; False if there was none."""
+        try:
+            piece = os.read(self._frames, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not piece:
+            self._sources.discard(self._frames)
+            return False
+        self._data += piece
+        for kind, body in _transfer.cut_frames(self._data):
+            if kind in (_transfer.VALUE, _transfer.EXCEPTION):
+                self._outcome.kind, self._outcome.body = kind, body
+            elif kind == _transfer.ALONE:
+                self.alone = True
+            elif not self._unheard:
+                _pass_on(kind, body)
+        return True
+
+    def _take_report(self) -> None:
+        data = os.read(self._report, _fork.REPORT.size)
+        what, first, second = _fork.REPORT.unpack(data) if data else (_fork.ENDED, signal.SIGKILL, 0)
+        if what == _fork.STARTED:
+            self._pid = first
+            if self._kill_wanted:
+                self._signal(signal.SIGKILL)
+            return
+        self._ended = True
+        with contextlib.suppress(ChildProcessError):  # somebody else waits for all children, say
+            os.waitpid(self._shell or 0, 0)
+        if what == _fork.FAILED:
+            raise _fork.entry_error(self.entry, self.name, first, second)
+        while self._receive():
+            pass
+        self._outcome.status = first
+        if first:  # it has answered, and then died
+            self._outcome.kind = None
+
+    def _end_with_stacks(self) -> str:
+        """Have the child write where its threads stand and end by that; kill it if it can not."""
+        self._signal(_child.SHOW_STACKS)
+        deadline = time.monotonic() + _STACKS_LIMIT
+        with contextlib.suppress(_LimitPassed):
+            while not Child._turn(self, deadline):
+                pass
+        text = os.pread(self._stacks, 1 << 16, 0).decode(errors="replace")
+        return _child.without_own_frames(text).rstrip()
+
+    def _signal(self, number: int) -> None:
+        """Signal the child by a pidfd taken while its shell has not yet reported its end: the number is still its."""
+        if self._pid is None or self._ended:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            watch = os.pidfd_open(self._pid)
+            try:
+                if not _readable({self._report}, 0):
+                    signal.pidfd_send_signal(watch, number)
+            finally:
+                os.close(watch)
+
+
+def _deadline(limit: float | None) -> float | None:
+    return None if limit is None else time.monotonic() + limit
+
+
+def _readable(fds: set[int], seconds: float | None) -> set[int]:
+    """Which of the descriptors can be read within that time; ``select`` would refuse numbers above 1023."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(None if seconds is None else min(seconds * 1000 + 1, _LONGEST_POLL_MS))}
+
+
+async def _one_readable(fds: set[int], deadline: float | None) -> None:
+    """Return when one can be read, or when the time is up."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    watched = list(fds)
+    timer = None if deadline is None else loop.call_later(max(0, deadline - time.monotonic()), wake)
+    for fd in watched:
+        loop.add_reader(fd, wake)
+    try:
+        await ready
+    finally:
+        for fd in watched:
+            loop.remove_reader(fd)
+        if timer is not None:
+            timer.cancel()
+
+
+def _pass_on(kind: bytes, body: bytes) -> None:
+    """Make a child's log record, warning or output our own."""
+    if kind == _transfer.RECORD:
+        record = _transfer.unpack_record(body)
+        logging.getLogger(record.name).handle(record)
+    elif kind == _transfer.WARNING:
+        # The child has applied the filters, so straight to where warnings go.
+        warnings.showwarning(*_transfer.unpack_warning(body))
+    elif kind == _transfer.OUTPUT:
+        name, data = _transfer.unpack(body)
+        stream = getattr(sys, name)
+        memory = getattr(stream, "buffer", None)
+        if isinstance(memory, io.BytesIO):  # not by way of the stream: tee-sys has shown it already
+            memory.write(data)
+        else:
+            stream.write(data.decode(errors="replace"))

@@ -1,0 +1,251 @@
+"""What the child does inside, from its first step to ``os._exit``; the parent's side is :mod:`pytest_netns._call`.
+
+The child is a copy of the test process, and some of what it has copied is not its own. Log handlers that write to
+files, sockets or queues are taken out: another thread may have held the lock of such a handler's buffer at the
+fork, and a record would arrive twice. Instead every record goes to the parent, and so do warnings, and what is
+written to a stream that is only memory (pytest's ``--capture=sys``), as it is written. Handlers that are only
+memory, such as caplog's, serve the callable, and hear its records in the parent as well.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import contextlib
+import faulthandler
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from . import _journal, _kernel, _pickling, _scapy, _transfer
+
+if TYPE_CHECKING:
+    from ._fork import Entry
+
+__all__ = ["LOST", "SHOW_STACKS", "Plan", "current_tag", "flush", "run", "without_own_frames"]
+
+#: Asks the child's faulthandler for its stacks, by which it ends; a signal that programs do not use.
+SHOW_STACKS = signal.SIGRTMAX - 1
+#: Exit code of a child that cannot answer, because the callable has closed what the answer goes through.
+LOST = 113
+
+
+class Plan:
+    """What the child is to do, prepared as far as can be before the fork: after it, every page touched is copied."""
+
+    def __init__(self, function: Callable[[], Any], name: str, entry: Entry, *, frames: int, stacks: int) -> None:
+        """``frames`` and ``stacks`` are the descriptors that take these."""
+        self.function = function
+        self.name = name
+        self.entry = entry
+        self.frames = frames
+        self.stacks = stacks
+        try:
+            self.directory: str | None = os.getcwd()
+        except FileNotFoundError:  # it has been removed
+            self.directory = None
+        self.send = _Sender(frames)
+        #: Whether output goes to memory only, which would be lost.
+        self.mirrors = any(
+            isinstance(getattr(stream, "buffer", None), io.BytesIO) for stream in (sys.stdout, sys.stderr)
+        )
+        #: The loggers that cannot stay as they are, and the handlers that each is to have.
+        self.loggers = _loggers_to_change(_Forward(self.send))
+        self.scapy = _scapy.to_look_again()
+
+
+_tag: int | None = None
+
+
+def current_tag() -> int | None:
+    """In a child: the tag of the block that it runs in, as a descriptor."""
+    return _tag
+
+
+def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
+    """Call, answer, end. Signals are blocked at first; ``mask`` is what the caller of the fork had."""
+    code = 1
+    try:
+        try:
+            _settle(plan)
+            _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            value = plan.function()
+            _end_if_forked(plan, None)
+            answer = _transfer.VALUE, _transfer.pack_value(value, plan.name)
+        except BaseException as error:
+            _end_if_forked(plan, error)
+            own_frames = error.__traceback__
+            error.__traceback__ = own_frames.tb_next if own_frames is not None else None
+            answer = _transfer.EXCEPTION, [_pickling.pack_exception(error)]
+        code = _answer(plan.send, *answer)
+    except BaseException:
+        logging.lastResort = None
+        sys.excepthook(*sys.exc_info())
+    finally:
+        flush()
+        os._exit(code)
+
+
+def _end_if_forked(plan: Plan, error: BaseException | None) -> None:
+    """A fork of the callable's own has come back to us; the answer is not its to give."""
+    if plan.send.owner not in (None, os.getpid()):
+        status = error.code if isinstance(error, SystemExit) else error
+        if error is not None and error is status:
+            sys.excepthook(type(error), error, error.__traceback__)
+        flush()
+        os._exit(status if isinstance(status, int) else status is not None)
+
+
+def _settle(plan: Plan) -> None:
+    global _tag  # noqa: PLW0603 - this process is all that it is about
+    _tag = plan.entry.tag
+    if plan.entry.rootless:
+        _kernel.keep_network_capabilities()
+    _kernel.die_with_parent(signal.SIGKILL)
+    if plan.entry.mounts is not None and plan.directory is not None:
+        with contextlib.suppress(OSError):
+            os.chdir(plan.directory)  # entering a mount namespace has moved us to its root
+    with contextlib.suppress(AttributeError):
+        # Threads know the number they have in the system, and ours is another now.
+        threading.current_thread()._set_native_id()  # type: ignore[attr-defined]
+    _signal.set_wakeup_fd(-1)  # it may be that of the parent's event loop
+    faulthandler.register(SHOW_STACKS, file=plan.stacks, all_threads=True, chain=True)
+    plan.send.owner = os.getpid()
+    if plan.mirrors:
+        _journal.Mirrors(cast(_journal.Journal, _Outputs(plan.send)))
+    for logger, handlers in plan.loggers:
+        logger.handlers = handlers
+    warnings.showwarning = plan.send.warning
+    _scapy.look_again(plan.scapy)
+
+
+def without_own_frames(stacks: str) -> str:
+    """Of faulthandler's text, what is the callable's: not how it came to be called."""
+    lines: list[str] = []
+    skipping = False
+    for line in stacks.splitlines():
+        frame = line.startswith("  ")
+        skipping = frame and (skipping or _RUN in line)
+        if not skipping:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+#: How faulthandler shows the outermost frame of ours that calls the callable.
+_RUN = f'"{run.__code__.co_filename}"'
+
+
+def _answer(send: _Sender, kind: bytes, pieces: list[Any]) -> int:
+    if not send.usable():
+        return LOST
+    alone = _transfer.header(_transfer.ALONE, 0) if _started_nothing() else b""
+    send([alone + _transfer.header(kind, sum(map(len, pieces))), *pieces])
+    return 0
+
+
+def _started_nothing() -> bool:
+    """Whether nobody in this PID namespace got a number after us: then we have started no process and no thread."""
+    try:
+        fd = os.open("/proc/sys/kernel/ns_last_pid", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # CONFIG_CHECKPOINT_RESTORE=n, or a masked /proc
+        return False
+    try:
+        return int(os.read(fd, 32)) == os.getpid()
+    finally:
+        os.close(fd)
+
+
+class _Sender:
+    """Sends frames over a pipe, from any thread of the child."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self._identity = _identity(pipe)
+        self.owner: int | None = None
+
+    def __call__(self, pieces: list[Any]) -> None:
+        """Send bytes that make up whole frames."""
+        with self._lock:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(self._pipe, view) :]
+
+    def forward(self, kind: bytes, body: bytes) -> None:
+        """Send what comes up while the callable runs, in this process but not in its forks."""
+        if os.getpid() == self.owner and self.usable():
+            self([b"".join(_transfer.frame(kind, body))])
+
+    def warning(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+    ) -> None:
+        """Forward a warning; takes what ``warnings.showwarning`` takes."""
+        self.forward(_transfer.WARNING, _transfer.pack_warning(message, category, filename, lineno))
+
+    def usable(self) -> bool:
+        """Whether the descriptor still is what it was: a callable may have closed it, and opened another."""
+        return _identity(self._pipe) == self._identity
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class _Outputs:
+    """Stands in for a journal: what is written down goes to the parent at once."""
+
+    def __init__(self, send: _Sender) -> None:
+        self._send = send
+
+    def note(self, name: str, done: tuple[int, bytes | None]) -> None:
+        _, data = done
+        if data:
+            self._send.forward(_transfer.OUTPUT, b"".join(_transfer.pack_value((name, data), "")))
+
+
+# Logs and warnings
+
+
+def _loggers_to_change(forward: logging.Handler) -> list[tuple[logging.Logger, list[logging.Handler]]]:
+    found = []
+    root = logging.root
+    for logger in [root, *root.manager.loggerDict.values()]:
+        if isinstance(logger, logging.Logger) and (logger.handlers or logger is root or not logger.propagate):
+            kept = [handler for handler in logger.handlers if not _is_external(handler)]
+            if logger is root or not logger.propagate:
+                kept.append(forward)
+            found.append((logger, kept))
+    return found
+
+
+def _is_external(handler: logging.Handler) -> bool:
+    """Whether it has an effect outside of this process's memory, and a buffer with a lock."""
+    if isinstance(handler, logging.StreamHandler):
+        return not isinstance(handler.stream, io.StringIO)
+    return type(handler).__module__ == "logging.handlers"
+
+
+class _Forward(logging.Handler):
+    def __init__(self, send: _Sender) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send.forward(_transfer.RECORD, _transfer.pack_record(record))
+
+
+def flush() -> None:
+    """Flush Python's buffers, which a fork copies."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(Exception):
+            stream.flush()  # type: ignore[union-attr]

@@ -1,0 +1,197 @@
+"""How calls end, well or badly, alone or many at once; and that nothing of them is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, start_daemon
+
+from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _fork
+
+__all__ = ["fifo"]
+
+
+class TestBadEnds:
+    @pytest.mark.parametrize(
+        ("end", "code", "words"),
+        [
+            (lambda: os._exit(7), 7, "left with exit code 7"),
+            (lambda: os._exit(0), 0, "left with exit code 0"),
+            (lambda: os.execvp("false", ["false"]), 1, "left with exit code 1"),
+            (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, "was killed by SIGKILL"),
+            (crash, -11, "was killed by SIGSEGV"),
+            (lambda: os.kill(os.getpid(), signal.SIGRTMIN + 3), -37, "was killed by signal 37"),
+        ],
+        ids=["exit", "exit well", "exec", "kill", "crash", "real-time signal"],
+    )
+    def test_a_child_that_does_not_return_is_an_error(
+        self, netns: Host, end: Callable[[], None], code: int, words: str
+    ) -> None:
+        """The error names the function, the host and how it went; ``returncode`` is as subprocess has it."""
+        netns.call(int)
+        with nothing_left(), pytest.raises(ChildDied, match=f"{end.__name__} in {netns.name} {words}") as caught:
+            netns.call(end)
+        assert caught.value.returncode == code
+
+    def test_a_child_that_has_closed_everything_says_so(self, netns: Host, tmp_path: Path) -> None:
+        """Its answer is not written into what it has opened instead."""
+
+        def close_all() -> None:
+            os.closerange(0, 4096)
+            for number in range(100):
+                os.open(tmp_path / f"{number}", os.O_RDWR | os.O_CREAT)
+
+        netns.call(int)
+        with nothing_left(), pytest.raises(ChildDied, match="closed the descriptor"):
+            netns.call(close_all)
+        assert {path.stat().st_size for path in tmp_path.iterdir()} == {0}
+
+    def test_a_limit_that_passes_shows_where_the_child_stood(self, netns: Host) -> None:
+        """The stacks of all its threads, the callable's frames only; it is dead, though it ignores signals."""
+
+        def stand_here() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+                signal.signal(number, signal.SIG_IGN)
+            threading.Thread(target=hang).start()
+            while True:
+                pass
+
+        netns.call(int)
+        with nothing_left(), netns.enter(timeout=LONG_ENOUGH) as run:
+            with pytest.raises(WaitTimeout) as caught:
+                run(stand_here)
+            assert run(int) == 0
+        text = str(caught.value)
+        assert f"stand_here in {netns.name} did not return within {LONG_ENOUGH:g} s and was killed" in text
+        assert "in stand_here" in text
+        assert "in hang" in text
+        assert "_child.py" not in text
+        assert isinstance(caught.value, TimeoutError)
+
+    def test_a_stopped_child_is_killed_all_the_same(self, netns: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that cannot even show its stacks."""
+        monkeypatch.setattr(_call, "_STACKS_LIMIT", 0.2)
+        netns.call(int)
+        with nothing_left(), netns.enter(timeout=0.5) as run, pytest.raises(WaitTimeout):
+            run(_stop)
+
+    def test_an_interrupt_while_waiting_leaves_nothing(self, netns: Host) -> None:
+        """Ctrl-C in the test process: the child is gone when KeyboardInterrupt arrives."""
+        ready, told = os.pipe()
+
+        def body() -> None:
+            os.write(told, b"x")
+            hang()
+
+        def interrupt() -> None:
+            os.read(ready, 1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        netns.call(int)
+        # It may be ignored, as it is in a job that a shell runs in the background.
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with nothing_left():
+                thread = threading.Thread(target=interrupt)
+                thread.start()
+                with pytest.raises(KeyboardInterrupt):
+                    netns.call(body)
+                thread.join()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+        os.close(ready)
+        os.close(told)
+
+    def test_a_child_that_somebody_else_reaps_still_answers(self, netns: Host) -> None:
+        """SIGCHLD ignored in the test process costs the exit status, not the result."""
+        previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        try:
+            assert netns.call(lambda: 5) == 5
+            with pytest.raises(ChildDied):
+                netns.call(os._exit, 3)
+        finally:
+            signal.signal(signal.SIGCHLD, previous)
+
+    def test_a_namespace_that_cannot_be_entered_is_named(self, netns: Host) -> None:
+        """The error says which one, of which host, and why."""
+        netns.call(int)
+        entry = _fork.Entry(net=0, pid=None, user=None, where="nowhere")
+        with nothing_left(), pytest.raises(KernelError, match=r"int could not enter the network namespace of nowhere"):
+            _call.Child(entry, int, "int").wait(60)
+
+    def test_a_fork_that_fails_says_why(self) -> None:
+        """A limit of processes is not the end of the helper."""
+        entry = _fork.Entry(net=0, pid=None, user=None, where="shanghai")
+        refused = _fork.entry_error(entry, "f", errno.EAGAIN, -1)
+        assert "f could not start in shanghai: the fork failed (Resource temporarily unavailable)" in str(refused)
+        assert "helper process has ended" in str(_fork.entry_error(entry, "f", errno.ENOMEM, -1))
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class TestEndOfABlock:
+    def test_daemons_live_as_long_as_the_block(self, netns: Host, fifo: tuple[Path, Callable[[], bool]]) -> None:
+        """Detached, in a session of its own, deaf to signals: it outlives the call that made it, not the block."""
+        path, held = fifo
+        program = netns.popen(["sleep", "1000"])
+        netns.call(int)
+        with nothing_left():
+            with netns.enter() as run:
+                run(start_daemon, path)
+                assert held()
+                assert run(int) == 0
+                assert held()
+            assert not held()
+        netns.call(start_daemon, path)
+        assert not held()
+        assert program.poll() is None
+        program.kill()
+        program.wait()
+
+    def test_programs_started_in_a_callable_are_of_its_block(
+        self, netns: Host, fifo: tuple[Path, Callable[[], bool]]
+    ) -> None:
+        """By subprocess or by host.popen: both are over with the block."""
+        path, held = fifo
+        command = ["sh", "-c", f"exec 3>{path}; echo; exec sleep 1000"]
+
+        def start(popen: Callable[..., subprocess.Popen[Any]]) -> None:
+            process = popen(command, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            process.stdout.read(1)
+            process.returncode = 0  # no warning: it is to live on
+
+        for popen in (subprocess.Popen, netns.popen):
+            with netns.enter() as run:
+                run(start, popen)
+                assert held()
+            assert not held()
+
+    def test_a_block_ends_only_its_own(self, netns_pair: Pair, tmp_path: Path) -> None:
+        """Two blocks at a time, in one host: the end of one leaves the other's processes alone."""
+        beijing, _ = netns_pair
+        readers, paths = [], [tmp_path / "one", tmp_path / "two"]
+        for path in paths:
+            os.mkfifo(path)
+            readers.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        with beijing.enter() as first:
+            first(start_daemon, paths[0])
+            with beijing.enter() as second:
+                second(start_daemon, paths[1])
+            poll = select.poll()
+            for reader in readers:
+                poll.register(reader, 0)
+            assert [fd for fd, _ in poll.poll(0)] == [readers[1]]
+        for reader in readers:
+            os.close(reader)
