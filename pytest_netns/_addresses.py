@@ -6,9 +6,11 @@ import functools
 import ipaddress
 from collections.abc import Callable
 
-from ._errors import PlanError
+from ._errors import PlanError, hide_own_frames
 
 __all__ = ["Network", "address_in", "automatic_subnet", "check_mac", "free_address", "parse_subnet"]
+
+__tracebackhide__ = hide_own_frames
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -7,12 +7,13 @@ and then nobody carries the tag and there is nothing to end; else the helper end
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._call import Child
-from ._errors import ClosedError
+from ._errors import ClosedError, hide_own_frames
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 __all__ = ["CALL_LIMIT", "Block"]
+
+__tracebackhide__ = hide_own_frames
 
 T = TypeVar("T")
 
@@ -58,9 +61,12 @@ class Block:
         return self._result(child, outcome)  # type: ignore[no-any-return]
 
     async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for a running event loop of asyncio; cancelling it kills the child."""
+        """The same for a running event loop of asyncio; cancelling it kills the child.
+
+        A coroutine function is run in the child to its end, in an event loop of its own.
+        """
         __tracebackhide__ = True
-        child = self._child(function, args, kwargs)
+        child = self._child(_to_its_end(function), args, kwargs)
         outcome = await child.wait_in_loop(self._limit)
         return self._result(child, outcome)  # type: ignore[no-any-return]
 
@@ -75,6 +81,8 @@ class Block:
         return self._inside._entry(self._tag)
 
     def _child(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{function!r} is a coroutine function; await host.acall(…) runs it")
         if not callable(function):
             raise TypeError(f"expected a callable, not {function!r}; for a command use host.run([...])")
         name = getattr(function, "__qualname__", None) or repr(function)
@@ -101,3 +109,16 @@ class Block:
             os.close(tag)
             raise
         self._helper.tags.give_back(tag)
+
+
+def _to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    if not inspect.iscoroutinefunction(function):
+        return function
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import asyncio
+
+        return asyncio.run(function(*args, **kwargs))
+
+    return run

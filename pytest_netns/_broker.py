@@ -21,11 +21,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import _channel, _probe
-from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout
+from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout, hide_own_frames
 from ._launch import REQUEST_LIMIT, launch, new_channel, own_limits, socket_pair
 from ._tags import Tags
 
 __all__ = ["Broker", "broker", "shut_down", "start"]
+
+__tracebackhide__ = hide_own_frames
 
 _END_LIMIT = 10.0
 _RAISED = {kind.__name__: kind for kind in (TypeError, ValueError, OverflowError)}

@@ -7,6 +7,10 @@ process that ended badly, a wait that ran out. Each also derives from the built-
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # also loaded by the helper, to which typing would cost time
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = [
     "ChildDied",
     "ChildError",
@@ -17,6 +21,7 @@ __all__ = [
     "PlanError",
     "RemoteError",
     "WaitTimeout",
+    "hide_own_frames",
 ]
 
 
@@ -60,3 +65,11 @@ class RemoteError(ChildError):
 
 class WaitTimeout(NetnsError, TimeoutError):
     """A wait ran out; the message holds what was last seen."""
+
+
+def hide_own_frames(info: Any) -> bool:
+    """For ``__tracebackhide__`` of a module: its frames tell users nothing where the error says what was wrong.
+
+    Those of other errors, which may be mistakes of ours, pytest shows; and all of them with ``--full-trace``.
+    """
+    return isinstance(info.value, (NetnsError, OSError))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from . import _requests
 from ._block import CALL_LIMIT, Block
 from ._child import current_tag
-from ._errors import ClosedError, KernelError, NetnsError, PlanError
+from ._errors import ClosedError, KernelError, NetnsError, PlanError, hide_own_frames
 from ._fork import Entry
 from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 __all__ = ["Block", "Bridge", "Host", "Inside"]
+
+__tracebackhide__ = hide_own_frames
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _netlink, _requests
-from ._errors import KernelError, NetnsError
+from ._errors import KernelError, NetnsError, hide_own_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ._requests import Request
 
 __all__ = ["Interface", "InterfaceState", "Surroundings", "read_states"]
+
+__tracebackhide__ = hide_own_frames
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import _requests
 from ._broker import Broker, broker
 from ._describe import as_dot, as_mermaid, as_text
-from ._errors import ClosedError, PlanError
+from ._errors import ClosedError, PlanError, hide_own_frames
 from ._host import Bridge, Host, Inside
 from ._interfaces import Surroundings
 from ._namespace import Namespace
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Lab", "Pair"]
+
+__tracebackhide__ = hide_own_frames
 
 
 class Pair:
@@ -329,6 +331,7 @@ class Lab:
         """Take over a plan that has grown by what is named; make it real at once if the lab is real already."""
         if self._closed:
             raise ClosedError("this lab is closed")
+        broker()  # where namespaces cannot be had, say so now
         before = self._plan
         self._show(plan, touched)
         if self._made is not NOTHING or self._named:  # names are for others to see

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._broker import broker
-from ._errors import ClosedError, KernelError, NetnsError, PlanError
+from ._errors import ClosedError, KernelError, NetnsError, PlanError, hide_own_frames
 from ._netlink import Netlink
 from ._plan import check_host_name
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ._broker import Broker
 
 __all__ = ["Namespace"]
+
+__tracebackhide__ = hide_own_frames
 
 #: Where ip-netns(8) keeps names.
 _NAMES = Path("/run/netns")

@@ -19,10 +19,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ._errors import KernelError, WaitTimeout
+from ._errors import KernelError, WaitTimeout, hide_own_frames
 from ._requests import Request, delete_neighbour, get_link
 
 __all__ = ["Netlink", "is_up"]
+
+__tracebackhide__ = hide_own_frames
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3

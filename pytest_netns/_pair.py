@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ._addresses import parse_subnet
-from ._errors import PlanError
+from ._errors import PlanError, hide_own_frames
 from ._plan import NOTHING, Plan, add_end, add_node, add_segment, check_host_name, check_interface_name, check_mtu
 
 __all__ = ["PairShape", "plan_pair"]
+
+__tracebackhide__ = hide_own_frames
 
 
 @dataclass(frozen=True)

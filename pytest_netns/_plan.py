@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
-from ._errors import PlanError
+from ._errors import PlanError, hide_own_frames
 
 __all__ = [
     "AUTO",
@@ -31,6 +31,8 @@ __all__ = [
     "check_mtu",
     "remove",
 ]
+
+__tracebackhide__ = hide_own_frames
 
 #: For a subnet that the plan is to choose.
 AUTO = "auto"

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._errors import NetnsError
+from ._errors import NetnsError, hide_own_frames
 from ._launch import own_limits
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._fork import Entry
 
 __all__ = ["Popen"]
+
+__tracebackhide__ = hide_own_frames
 
 #: Of what is replaced, without ``self``; other versions of Python have others.
 _PARAMETERS = list(inspect.signature(getattr(subprocess.Popen, "_execute_child")).parameters)[1:]  # noqa: B009

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._errors import PlanError
+from ._errors import PlanError, hide_own_frames
 from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment
 
 __all__ = ["load_toml", "plan_from"]
+
+__tracebackhide__ = hide_own_frames
 
 _OF_A_LAB = ("bridges", "hosts", "routers", "links")
 _OF_A_SEGMENT = ("subnet", "subnet6", "mtu")

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from ._echo import ECHO, LARGEST, Answer, Exchange, Host, Place, open_sockets, own_identifier
-from ._errors import NetnsError
+from ._errors import NetnsError, hide_own_frames
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
 
 __all__ = ["PingNote", "PingResult", "ping"]
+
+__tracebackhide__ = hide_own_frames
 
 _Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 

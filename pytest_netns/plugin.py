@@ -263,6 +263,7 @@ def pytest_netns_put_body_inside(item: pytest.Item) -> None:
     if marker is None or not marker.body_inside or item.config.getoption("setuponly", False):
         return
     host = item.stash[_inside_key] = _host_for_body(item, marker.inside)
+    host.namespace.fileno()  # made by now: what cannot be had is an error of the setup
     from ._body import run_inside
 
     own = item.runtest
