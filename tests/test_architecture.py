@@ -44,6 +44,7 @@ FLOORS = (
     "_fork",
     "_settings",
     "_namespace",
+    "_features",
     "_interfaces",
     "_process",
     "_host",

@@ -145,7 +145,9 @@ class Archive:
         done = self._apt("apt-get", "update", "-q", check=False)
         if done.returncode != 0:
             if same and stamp.exists():
-                print(f"!!! {', '.join(self._suites)}: the archive cannot be reached; its old index is used", flush=True)
+                print(
+                    f"!!! {', '.join(self._suites)}: the archive cannot be reached; its old index is used", flush=True
+                )
                 return
             raise CannotRun(
                 f"apt-get update failed for {', '.join(self._suites)}: the archive cannot be reached from here\n"

@@ -101,7 +101,9 @@ def boot(
 
 
 def _machine(kernel: Kernel, cpus: int, memory: int) -> list[str]:
-    accelerator = ["-accel", "kvm", "-cpu", "host"] if hardware_helps() else ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    accelerator = (
+        ["-accel", "kvm", "-cpu", "host"] if hardware_helps() else ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    )
     # Without mitigations a system call takes a third of the time, emulated.
     parameters = "console=ttyS0 loglevel=5 panic=-1 mitigations=off rdinit=/init"
     return [

@@ -132,7 +132,9 @@ def _is_wanted(path: str) -> bool:
 
 
 def _modules_folder(folder: Path, release: str) -> Path:
-    return next(path for path in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release) if path.exists())
+    return next(
+        path for path in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release) if path.exists()
+    )
 
 
 def _index_modules(folder: Path, release: str, emulator: Emulator) -> None:
@@ -144,15 +146,15 @@ def _index_modules(folder: Path, release: str, emulator: Emulator) -> None:
 def _write_initramfs(path: Path, modules: Path, busybox: Path, init: Path) -> None:
     depends: dict[str, list[str]] = {}
     for line in (modules / "modules.dep").read_text(encoding="ascii").splitlines():
-        name, _, needed = line.partition(":")
-        depends[name] = needed.split()
+        name, _, others = line.partition(":")
+        depends[name] = others.split()
     files: dict[str, bytes | Path] = {"init": init, "bin/busybox": busybox}
     order: list[str] = []
     for wanted in _FIRST_MODULES:
-        for name in depends:
+        for name, needed in depends.items():
             if Path(name).name.replace("-", "_") == f"{wanted}.ko":
                 # modules.dep lists what a module needs in the order in which to take it away.
-                order += [needed for needed in [*reversed(depends[name]), name] if needed not in order]
+                order += [module for module in [*reversed(needed), name] if module not in order]
     for name in order:
         files[f"modules/{Path(name).name}"] = modules / name
     files["modules/order"] = "".join(f"{Path(name).name}\n" for name in order).encode()

@@ -38,6 +38,7 @@ def unpack_some(package: Path, folder: Path, wanted: Callable[[str], bool]) -> N
             else:
                 with open(target, "wb") as out:
                     shutil.copyfileobj(source, out)
-        shutil.copyfileobj(stream.stdout, open("/dev/null", "wb"))  # dpkg-deb complains of a closed pipe
+        while stream.stdout.read(1 << 20):  # padding after the archive's end; dpkg-deb complains of a closed pipe
+            pass
     if stream.returncode:
         raise subprocess.CalledProcessError(stream.returncode, stream.args)

@@ -9,7 +9,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .emulator import Emulator, hardware_helps
@@ -56,9 +56,9 @@ class Result:
     user: str
     status: int
     seconds: float
-    passed: int
-    failed: int
-    skipped: int
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ def run_suite(
         guest = boot(emulator, kernel, script, folder, root=python.root, shares=shares, limit=limit)
         if guest.log:
             print(f"!!! the guest has not come to its end; its last words:\n{guest.log}", flush=True)
-        return [_collect(folder, results, user, python, kernel.release, guest.status, guest.seconds) for user in users]
+        return [_collect(folder, results, Result(kernel.release, python.version, user, *guest[:2])) for user in users]
 
 
 _PREPARE = """\
@@ -105,7 +105,7 @@ def _open_to_others(python: Interpreter) -> str:
     for path in (CHECKOUT, python.command, (python.root / python.command.relative_to("/")).resolve()):
         folders.update(path.parents)
     there = sorted(str(folder) for folder in folders)
-    return f"for folder in {shlex.join(there)}; do [ ! -d \"$folder\" ] || chmod o+rx \"$folder\"; done\n"
+    return f'for folder in {shlex.join(there)}; do [ ! -d "$folder" ] || chmod o+rx "$folder"; done\n'
 
 
 def _run(user: str, python: Interpreter, kernel: Kernel, arguments: Sequence[str]) -> str:
@@ -147,18 +147,17 @@ cd /
 """
 
 
-def _collect(
-    folder: Path, results: Path, user: str, python: Interpreter, release: str, status: int, seconds: float
-) -> Result:
+def _collect(folder: Path, results: Path, result: Result) -> Result:
+    """Take what a user's run has left; ``result`` has the guest's own status."""
+    user = result.user
     report, said = folder / f"{user}.xml", folder / f"{user}.status"
     if said.exists() and said.read_text().strip():
         status, seconds = (int(word) for word in said.read_text().split())
-    elif status == 0:
-        status = DIED
-    counts = _counts(report) if report.exists() else Counter()
-    result = Result(
-        release, python.version, user, status, seconds, counts["passed"], counts["failed"], counts["skipped"]
-    )
+        result = replace(result, status=status, seconds=seconds)
+    elif result.status == 0:
+        result = replace(result, status=DIED)
+    counts = _counts(report) if report.exists() else Counter[str]()
+    result = replace(result, passed=counts["passed"], failed=counts["failed"], skipped=counts["skipped"])
     for path in results.glob(f"{result.name}.*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if report.exists():
