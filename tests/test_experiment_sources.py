@@ -23,7 +23,7 @@ from pytest_netns import Host, KernelError, NetnsError, Pair, _kernel, ping
 from pytest_netns._broker import broker
 
 #: Seconds that nobody waits where all is well.
-PATIENT = 20.0
+PATIENT = seconds(20)
 #: An EtherType for local experiments (IEEE 802), which nothing else on the wire has.
 EXPERIMENTAL = 0x88B5
 #: Given to what runs inside by design; the other kinds of namespace are the test process's.

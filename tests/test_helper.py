@@ -338,7 +338,7 @@ def test_the_kernels_limit_of_namespaces_is_an_error_and_nothing_half_made() -> 
             else:
                 sys.exit("six were allowed, and seven made")
             assert descriptors() == before
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + seconds(60)
             while True:  # the kernel counts one until it is cleaned up
                 try:
                     with Lab() as small:  # what it got before it was refused does not count against it

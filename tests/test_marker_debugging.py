@@ -19,7 +19,7 @@ from marking import Inner
 
 #: Makes the terminal on descriptor 0 that of the new session, so that Ctrl-C becomes a signal.
 LAUNCHER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-PATIENCE = 60.0
+PATIENCE = seconds(60)
 
 SOURCE = """
 import os, socket

@@ -194,7 +194,7 @@ def test_mounted_twice(end):
     if end == "kill":
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds(60)
     while os.listdir("/run/netns") != ["theirs"] or "/ours " in open("/proc/self/mountinfo").read():
         assert time.monotonic() < deadline, os.listdir("/run/netns")
         time.sleep(0.01)

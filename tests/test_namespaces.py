@@ -24,7 +24,7 @@ from pytest_netns import Host, Lab, Namespace, NetnsError, Pair, PlanError, ping
 from pytest_netns._broker import broker
 
 #: Seconds that nobody waits where all is well.
-PATIENT = 20.0
+PATIENT = seconds(20)
 NAMES = Path("/run/netns")
 NO_PROCESS = 2**22 + 1  # above the highest number that Linux gives (proc_sys_kernel(5), pid_max)
 

@@ -24,7 +24,7 @@ SEED = int(os.environ.get("NETNS_SEED", "1"))
 #: Who is killed. xdist replaces a worker that dies; so after a worker the controller is killed, a bit later.
 VICTIMS = ("pytest", "its process group", "controller", "worker", "all of xdist's group")
 #: The end takes milliseconds; a machine that is busy, or cleans up thousands of namespaces, may take longer.
-LIMIT = 60.0
+LIMIT = seconds(60)
 
 SESSION = '''
 import os
@@ -174,7 +174,7 @@ def granted():
 
 output = open("session.txt", "w+")
 session = subprocess.Popen(command, stdout=output, stderr=output)
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + seconds(60)
 while os.pread(output.fileno(), 1 << 20, 0).count(b" PASSED") < 3:
     if session.poll() is not None or time.monotonic() > deadline:
         sys.exit("the session did not run: " + os.pread(output.fileno(), 1 << 20, 0).decode())

@@ -33,7 +33,7 @@ Pair: TypeAlias = "tuple[Host, Host]"
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 #: Long enough for a proper answer on a busy machine, and never waited for where one comes.
-PATIENT = 20.0
+PATIENT = seconds(20)
 
 
 def address_of(host: Host, version: int) -> str:

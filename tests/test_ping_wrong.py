@@ -26,7 +26,7 @@ Behaviour: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 #: Long enough for a proper answer on a busy machine, and never waited for where one comes.
-PATIENT = 20.0
+PATIENT = seconds(20)
 #: How long a ping waits for a wrong answer before it says so.
 BRIEF = 0.5
 

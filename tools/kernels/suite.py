@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
@@ -82,6 +83,7 @@ def run_suite(
 ) -> list[Result]:
     """Run pytest with these arguments once for each user, in one boot; the reports are left in ``results``."""
     results.mkdir(parents=True, exist_ok=True)
+    _compile(python)
     with lane_folder() as folder:
         script = "".join(
             [_PREPARE, _open_to_others(python), *(_run(user, python, kernel, arguments) for user in users)]
@@ -91,6 +93,13 @@ def run_suite(
         if guest.log:
             print(f"!!! the guest has not come to its end; its last words:\n{guest.log}", flush=True)
         return [_collect(folder, results, Result(kernel.release, python.version, user, *guest[:2])) for user in users]
+
+
+def _compile(python: Interpreter) -> None:
+    """Every process of the guest would do it again otherwise, at an emulated processor's pace."""
+    if python.root == Path("/"):
+        folders = [str(CHECKOUT / name) for name in ("pytest_netns", "tests", "examples")]
+        subprocess.run([str(python.command), "-m", "compileall", "-q", *folders], check=True)
 
 
 _PREPARE = """\
@@ -118,7 +127,6 @@ def _run(user: str, python: Interpreter, kernel: Kernel, arguments: Sequence[str
         "LOGNAME": user,
         "TMPDIR": f"{work}/tmp",
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{work}/home/hypothesis",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "TESTS_PACE": "1" if hardware_helps() else str(PACE_EMULATED),
     }
     for name in ("CI", "TERM", "COLUMNS", "PYTEST_ADDOPTS", "FORCE_COLOR", "NO_COLOR", "TESTS_PACE", "FUZZ_EXAMPLES"):
