@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 __all__ = ["PACE", "seconds"]
 
 PACE = float(os.environ.get("TESTS_PACE", "1"))
@@ -16,3 +18,10 @@ PACE = float(os.environ.get("TESTS_PACE", "1"))
 def seconds(number: float) -> float:
     """What may take that long on a machine of today, in seconds."""
     return number * PACE
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Stretch the time that pytest-timeout gives each test."""
+    if config.pluginmanager.hasplugin("timeout") and config.getoption("timeout", None) is None:
+        config.option.timeout = seconds(float(config.getini("timeout")))

@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh import own_interfaces
+from pace import seconds
 
-from pytest_netns import Bridge, Host, Pair, PairFactory, ping
+from pytest_netns import Host, Pair, PairFactory, ping
+
+pytestmark = pytest.mark.kernel
 
 #: Seconds that nobody waits where all is well.
 PATIENT = seconds(20)

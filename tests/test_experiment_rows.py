@@ -16,8 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fresh import own_interfaces
+from pace import seconds
 
 from pytest_netns import Bridge, Host, Lab, Pair, PairFactory, ping
+
+pytestmark = pytest.mark.kernel
 
 #: Seconds that nobody waits where all is well.
 PATIENT = seconds(20)

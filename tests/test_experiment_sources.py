@@ -18,9 +18,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host, KernelError, NetnsError, Pair, _kernel, ping
 from pytest_netns._broker import broker
+
+pytestmark = pytest.mark.kernel
 
 #: Seconds that nobody waits where all is well.
 PATIENT = seconds(20)

@@ -13,8 +13,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Lab, ping
+
+pytestmark = pytest.mark.kernel
 
 SETUPS = int(os.environ.get("NETNS_SETUPS", "100"))
 #: What is not ready drops the first packet, and ARP or neighbour discovery asks again after a second. An echo

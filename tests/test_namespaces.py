@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host, Lab, Namespace, NetnsError, Pair, PlanError, ping
 from pytest_netns._broker import broker
+
+pytestmark = pytest.mark.kernel
 
 #: Seconds that nobody waits where all is well.
 PATIENT = seconds(20)

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
+from pace import seconds
 
 from pytest_netns._echo import own_identifier
 from pytest_netns._lab import Lab
 from pytest_netns.packets import PingResult, ping
+
+pytestmark = pytest.mark.kernel
 
 if TYPE_CHECKING:
     from pytest_netns._host import Host

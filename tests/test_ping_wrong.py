@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
+from pace import seconds
 
 from pytest_netns.packets import PingResult, ping
+
+pytestmark = pytest.mark.kernel
 
 if TYPE_CHECKING:
     from pytest_netns._host import Host

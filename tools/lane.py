@@ -1,10 +1,16 @@
 """Run the tests on other kernels, in virtual machines made from the distribution's packages.
 
     tools/lane.py run [--kernel K]... [--python P]... [--user U]... [-- PYTEST ARGUMENTS]
+    tools/lane.py lacking [--kernel K]
+    tools/lane.py skipped [FOLDER]...
+    tools/lane.py table
 
-K is ``oldest``, ``stable``, ``newest`` or a series such as ``6.12``; P is ``default``, ``all`` or an X.Y; U is
-``root`` or ``ordinary``. All of them without the option. Fetched packages are kept in $KERNELS_CACHE (default:
-~/.cache/pytest-netns-kernels); the tests' reports go to .kernels.
+K is ``oldest``, ``stable``, ``newest``, a series such as ``6.12``, or ``here``, this machine's own; P is ``default``,
+``all`` (of this machine), ``newest`` (the distribution's, in a root folder of its own) or an X.Y; U is ``root`` or
+``ordinary``. ``lacking`` runs what this machine's kernel cannot: the tests that require features which it lacks, and
+those of older kernels. ``skipped`` fails if a test was skipped in every run, ``table`` writes docs/kernels.md.
+
+Fetched packages are kept in $KERNELS_CACHE (default: ~/.cache/pytest-netns-kernels); reports go to .kernels.
 
 Exit status: 0, all passed; 1, some failed; 77, no kernel can be booted on this machine. Where CI is set, or with
 --required, that is a failure too.
@@ -17,6 +23,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import venvs
@@ -24,36 +31,61 @@ from kernels.cache import cache_folder, locked
 from kernels.emulator import fetch_emulator, hardware_helps
 from kernels.kernel import AGES, fetch_kernel
 from kernels.problems import CANNOT_RUN, CannotRun
-from kernels.suite import USERS, Interpreter, run_suite
+from kernels.root import fetch_python
+from kernels.skipped import skipped_everywhere
+from kernels.suite import RESULTS, USERS, Interpreter, read_results, run_suite
+from kernels.table import write_page
+
+#: The tests whose outcome the kernel decides; the others would only take their time at an emulated processor.
+CORE = ["-m", "kernel"]
+#: What an older kernel does otherwise, whatever features this machine's has.
+OLDER = ["tests/test_first_packet.py"]
 
 
-def choose_pythons(wanted: list[str]) -> list[Interpreter]:
-    """The Pythons asked for, each in its virtual environment."""
-    chosen = []
+def choose_pythons(wanted: list[str], cache: Path) -> Iterator[Interpreter]:
+    """The Pythons asked for, each with what the tests need."""
     default, inside = venvs.default_venv()
     for name in wanted:
+        found = False
         if name in ("default", "all", default.minor):
-            chosen.append(Interpreter(default.full, inside))
-        for python in venvs.find_pythons():
-            if python.minor != default.minor and name in ("all", python.minor):
-                command = venvs.ensure_venv(python, venvs.CHECKOUT / ".venvs" / python.minor, ["test"])
-                chosen.append(Interpreter(python.full, command))
-    return chosen
+            found = True
+            yield Interpreter(default.full, inside)
+        if name not in ("default", "newest"):
+            for python in venvs.find_pythons():
+                if python.minor != default.minor and name in ("all", python.minor):
+                    found = True
+                    command = venvs.ensure_venv(python, venvs.CHECKOUT / ".venvs" / python.minor, ["test"])
+                    yield Interpreter(python.full, command)
+        if not found:
+            fetched = fetch_python(name, cache, inside)
+            if fetched is None:
+                raise SystemExit(f"--python {name}: neither this machine nor the development suite has it")
+            yield fetched
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the tests; say what became of them."""
     cache = cache_folder()
     with locked(cache):
-        emulator = fetch_emulator(cache)
-        kernels = [fetch_kernel(name, cache, emulator) for name in options.kernel]
-        pythons = choose_pythons(options.python)
-    print(f"=== the processor is {'virtual, by KVM' if hardware_helps() else 'emulated'}", flush=True)
+        pythons = list(choose_pythons(options.python, cache))
+        emulator = fetch_emulator(cache) if options.kernel != ["here"] else None
+        kernels = [
+            fetch_kernel(name, cache, emulator) if emulator is not None and name != "here" else None
+            for name in options.kernel
+        ]
+    if emulator is not None:
+        print(f"=== the processor is {'virtual, by KVM' if hardware_helps() else 'emulated'}", flush=True)
     results = []
     for kernel in kernels:
         for python in pythons:
             results += run_suite(
-                emulator, kernel, python, options.user, options.arguments, results=options.results, limit=options.limit
+                emulator,
+                kernel,
+                python,
+                options.user,
+                options.arguments or CORE,
+                results=options.results,
+                limit=options.limit,
             )
     print("\n=== Summary")
     for result in results:
@@ -61,20 +93,74 @@ def run(options: argparse.Namespace) -> int:
     return int(any(result.status for result in results))
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lane.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("--required", action="store_true", help="fail where no kernel can be booted")
-    commands = parser.add_subparsers(required=True)
+def run_lacking(options: argparse.Namespace) -> int:
+    """Run what this machine's kernel cannot."""
+    _, inside = venvs.default_venv()
+    asked = subprocess.run(
+        [str(inside), "-m", "pytest", "-q", "--collect-only", "--only-lacking", "-m", "kernel"],
+        cwd=venvs.CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    tests = [line for line in asked.stdout.splitlines() if "::" in line]
+    if not tests and asked.returncode != 5:  # pytest's status for no tests
+        print(asked.stdout + asked.stderr)
+        return 1
+    options.arguments = [*OLDER, *tests]
+    return run(options)
+
+
+def check_skipped(options: argparse.Namespace) -> int:
+    """Fail if a test was skipped in every run that left a report."""
+    reports = [path for folder in options.folders or [RESULTS] for path in sorted(folder.glob("*.xml"))]
+    if not reports:
+        print("no reports: run the tests first")
+        return 1
+    skipped = skipped_everywhere(reports)
+    for name, reasons in sorted(skipped.items()):
+        print(f"SKIPPED EVERYWHERE {name}: {'; '.join(sorted(reasons))}")
+    print(f"{len(skipped)} tests were skipped in every one of {len(reports)} runs")
+    return int(bool(skipped))
+
+
+def make_table(options: argparse.Namespace) -> int:
+    """Write the results into the documentation."""
+    write_page(venvs.CHECKOUT / "docs/kernels.md", read_results(options.results), options.results)
+    return 0
+
+
+def add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     running = commands.add_parser("run", help="run tests on kernels")
-    running.add_argument("--kernel", action="append", help=f"{', '.join(AGES)} or a series (default: those three)")
-    running.add_argument("--python", action="append", help="default, all, or X.Y (default: default)")
-    running.add_argument("--user", action="append", choices=USERS, help="(default: both)")
-    running.add_argument("--results", type=Path, default=venvs.CHECKOUT / ".kernels", help="folder for the reports")
-    running.add_argument("--limit", type=float, default=3600, help="seconds for one boot")
+    running.add_argument("--kernel", action="append", help="(default: oldest, stable and newest)")
+    running.add_argument("--python", action="append", help="(default: default)")
     running.add_argument("arguments", nargs="*", help="tests and other arguments for pytest")
     running.set_defaults(command=run)
+    lacking = commands.add_parser("lacking", help="run what this machine's kernel cannot")
+    lacking.add_argument("--kernel", action="append", help="(default: stable)")
+    lacking.set_defaults(command=run_lacking, python=["default"])
+    for parser in (running, lacking):
+        parser.add_argument("--user", action="append", choices=USERS, help="(default: both)")
+        parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the reports")
+        parser.add_argument("--limit", type=float, default=3 * 3600, help="seconds for one boot")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="lane.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--required", action="store_true", help="fail where no kernel can be booted")
+    commands = parser.add_subparsers(required=True)
+    add_running(commands)
+    skipped = commands.add_parser("skipped", help="fail if a test was skipped in every run")
+    skipped.add_argument("folders", nargs="*", type=Path)
+    skipped.set_defaults(command=check_skipped)
+    table = commands.add_parser("table", help="write the results into the documentation")
+    table.add_argument("--results", type=Path, default=RESULTS)
+    table.set_defaults(command=make_table)
     options = parser.parse_args(argv)
-    for name, default in (("kernel", list(AGES)), ("python", ["default"]), ("user", list(USERS))):
+    kernels = ["stable"] if options.command is run_lacking else list(AGES)
+    for name, default in (("kernel", kernels), ("python", ["default"]), ("user", list(USERS))):
         if getattr(options, name, default) is None:
             setattr(options, name, default)
     return options

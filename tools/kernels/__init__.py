@@ -10,6 +10,7 @@ emulator   QEMU; whether hardware can help it
 cpio       the first file system of a guest, which runs ``init.sh``
 kernel     the kernels there are; one of them made ready
 guest      one boot: a script run in it, its output and its files brought back
+here       the same script on this machine's own kernel, in another root
 root       the newest Python, in a root folder of its own
 suite      the tests: on which kernels, Pythons and as which users; their results
 skipped    what was skipped everywhere

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .emulator import Emulator, hardware_helps
 from .guest import DIED, TIMED_OUT, boot, lane_folder
+from .here import run_here
 from .kernel import Kernel
 
 __all__ = ["CHECKOUT", "ORDINARY", "RESULTS", "USERS", "Interpreter", "Result", "read_results", "run_suite"]
@@ -72,8 +73,8 @@ class Result:
 
 
 def run_suite(
-    emulator: Emulator,
-    kernel: Kernel,
+    emulator: Emulator | None,
+    kernel: Kernel | None,
     python: Interpreter,
     users: Sequence[str],
     arguments: Sequence[str],
@@ -81,18 +82,26 @@ def run_suite(
     results: Path = RESULTS,
     limit: float,
 ) -> list[Result]:
-    """Run pytest with these arguments once for each user, in one boot; the reports are left in ``results``."""
+    """Run pytest with these arguments once for each user, in one boot; the reports are left in ``results``.
+
+    Without a kernel, on this machine's own.
+    """
+    release = kernel.release if kernel is not None else os.uname().release
+    pace = 1 if kernel is None or hardware_helps() else PACE_EMULATED
     results.mkdir(parents=True, exist_ok=True)
     _compile(python)
     with lane_folder() as folder:
         script = "".join(
-            [_PREPARE, _open_to_others(python), *(_run(user, python, kernel, arguments) for user in users)]
+            [_PREPARE, _open_to_others(python), *(_run(user, python, release, pace, arguments) for user in users)]
         )
-        shares = [CHECKOUT] if python.root != Path("/") else []
-        guest = boot(emulator, kernel, script, folder, root=python.root, shares=shares, limit=limit)
+        if emulator is None or kernel is None:
+            guest = run_here(script, folder, root=python.root, checkout=CHECKOUT, limit=limit)
+        else:
+            shares = [CHECKOUT] if python.root != Path("/") else []
+            guest = boot(emulator, kernel, script, folder, root=python.root, shares=shares, limit=limit)
         if guest.log:
             print(f"!!! the guest has not come to its end; its last words:\n{guest.log}", flush=True)
-        return [_collect(folder, results, Result(kernel.release, python.version, user, *guest[:2])) for user in users]
+        return [_collect(folder, results, Result(release, python.version, user, *guest[:2])) for user in users]
 
 
 def _compile(python: Interpreter) -> None:
@@ -117,7 +126,7 @@ def _open_to_others(python: Interpreter) -> str:
     return f'for folder in {shlex.join(there)}; do [ ! -d "$folder" ] || chmod o+rx "$folder"; done\n'
 
 
-def _run(user: str, python: Interpreter, kernel: Kernel, arguments: Sequence[str]) -> str:
+def _run(user: str, python: Interpreter, release: str, pace: float, arguments: Sequence[str]) -> str:
     work = f"/run/{user}"
     env = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -127,7 +136,7 @@ def _run(user: str, python: Interpreter, kernel: Kernel, arguments: Sequence[str
         "LOGNAME": user,
         "TMPDIR": f"{work}/tmp",
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{work}/home/hypothesis",
-        "TESTS_PACE": "1" if hardware_helps() else str(PACE_EMULATED),
+        "TESTS_PACE": str(pace),
     }
     for name in ("CI", "TERM", "COLUMNS", "PYTEST_ADDOPTS", "FORCE_COLOR", "NO_COLOR", "TESTS_PACE", "FUZZ_EXAMPLES"):
         if name in os.environ:
@@ -142,7 +151,7 @@ def _run(user: str, python: Interpreter, kernel: Kernel, arguments: Sequence[str
     uid = 0 if user == "root" else ORDINARY
     return f"""
 echo
-echo "=== Linux {kernel.release}, Python {python.version}, {user}"
+echo "=== Linux {release}, Python {python.version}, {user}"
 mkdir -p {work}/home {work}/tmp
 chown -R {uid}:{uid} {work}
 cd {shlex.quote(str(CHECKOUT))}
