@@ -185,6 +185,8 @@ class Netlink:
                 self._await(deadline, waiting, tentative)
                 for message in _cut(self._socket.recv(_ENOUGH)):
                     _note(message, waiting, tentative)
+            # What nobody reads any more would fill the socket's buffer.
+            self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
             self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
 
     def listen(self) -> None:
@@ -211,8 +213,9 @@ class Netlink:
         try:
             while any(map(_unsettled, self.batch([get_link(index)]))):
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._wait(left):
+                if left <= 0:
                     return  # a driver that keeps the two apart
+                self._wait(min(left, 0.1))  # another thread may have taken the announcement
         finally:
             self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
             with self._lock:  # of interfaces, only what is said while somebody waits counts

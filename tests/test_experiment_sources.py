@@ -157,6 +157,14 @@ class TestVeth:
         assert (state.up, state.carrier, state.operstate) == (True, True, "UP")
         assert ping(shanghai, beijing, timeout=PATIENT)
 
+    @needs_ip
+    def test_many_changes_fill_no_buffer(self, netns_pair: Pair) -> None:
+        """What programs change in a host is not piled up for us until the socket that asks for its state is full."""
+        beijing, _ = netns_pair
+        changes = "link set eth0 alias one\nlink set eth0 alias two\n" * 500
+        beijing.run(["ip", "-batch", "-"], input=changes, text=True, check=True, timeout=seconds(30))
+        assert beijing["eth0"].state().up
+
 
 class TestAdopt:
     def test_a_tun_device_is_moved_into_a_host(self, netns: Host, netns_pair: Pair) -> None:
