@@ -12,7 +12,7 @@ K ?= stable
 T ?=
 P ?= default
 
-.PHONY: demo test lint check check-all kernel kernels kernels-lacking kernels-check kernels-table format clean
+.PHONY: demo test lint check check-all kernel kernels kernels-lacking kernels-check kernels-proof kernels-table format clean
 
 demo:
 	$(PYTHON) tools/venvs.py
@@ -43,6 +43,10 @@ kernels:
 # What this machine's own kernel cannot run.
 kernels-lacking:
 	$(PYTHON) tools/lane.py lacking
+
+# That the tests of the first packet fail where nobody waits for it.
+kernels-proof:
+	$(PYTHON) tools/lane.py proof
 
 # No test may have been skipped in every run, this machine's included.
 kernels-check:

@@ -4,11 +4,13 @@
     tools/lane.py lacking [--kernel K]
     tools/lane.py skipped [FOLDER]...
     tools/lane.py table
+    tools/lane.py proof [--kernel K]
 
 K is ``oldest``, ``stable``, ``newest``, a series such as ``6.12``, or ``here``, this machine's own; P is ``default``,
 ``all`` (of this machine), ``newest`` (the distribution's, in a root folder of its own) or an X.Y; U is ``root`` or
 ``ordinary``. ``lacking`` runs what this machine's kernel cannot: the tests that require features which it lacks, and
-those of older kernels. ``skipped`` fails if a test was skipped in every run, ``table`` writes docs/kernels.md.
+those of older kernels. ``skipped`` fails if a test was skipped in every run, ``table`` writes docs/kernels.md, and
+``proof`` fails if the tests do not tell a build that does not wait until its networks are ready.
 
 Fetched packages are kept in $KERNELS_CACHE (default: ~/.cache/pytest-netns-kernels); reports go to .kernels.
 
@@ -67,12 +69,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the tests; say what became of them."""
     cache = cache_folder()
     with locked(cache):
-        pythons = list(choose_pythons(options.python, cache))
+        # First, since that is what may not be possible here.
         emulator = fetch_emulator(cache) if options.kernel != ["here"] else None
         kernels = [
             fetch_kernel(name, cache, emulator) if emulator is not None and name != "here" else None
             for name in options.kernel
         ]
+        pythons = list(choose_pythons(options.python, cache))
     if emulator is not None:
         print(f"=== the processor is {'virtual, by KVM' if hardware_helps() else 'emulated'}", flush=True)
     results = []
@@ -111,6 +114,15 @@ def run_lacking(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def prove(options: argparse.Namespace) -> int:
+    """Run the tests of the first packet on a build that does not wait for it; they must fail."""
+    options.arguments = ["-p", "unready", "-q", "--tb=no", *OLDER]
+    options.results = options.results / "unready"
+    results = run(options)
+    print("The lane has caught it." if results == 1 else "THE LANE HAS NOT CAUGHT IT.")
+    return int(results != 1)
+
+
 def check_skipped(options: argparse.Namespace) -> int:
     """Fail if a test was skipped in every run that left a report."""
     reports = [path for folder in options.folders or [RESULTS] for path in sorted(folder.glob("*.xml"))]
@@ -139,7 +151,10 @@ def add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     lacking = commands.add_parser("lacking", help="run what this machine's kernel cannot")
     lacking.add_argument("--kernel", action="append", help="(default: stable)")
     lacking.set_defaults(command=run_lacking, python=["default"])
-    for parser in (running, lacking):
+    proof = commands.add_parser("proof", help="see that a build that does not wait until it is ready is caught")
+    proof.add_argument("--kernel", action="append", help="(default: oldest, stable and newest)")
+    proof.set_defaults(command=prove, python=["default"])
+    for parser in (running, lacking, proof):
         parser.add_argument("--user", action="append", choices=USERS, help="(default: both)")
         parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the reports")
         parser.add_argument("--limit", type=float, default=3 * 3600, help="seconds for one boot")

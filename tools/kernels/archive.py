@@ -17,6 +17,7 @@ from .problems import CannotRun
 
 __all__ = ["Archive", "own_codename"]
 
+_ETC = Path("/etc/apt")
 #: An archive's index is asked for again after this many seconds.
 FRESH = 24 * 3600
 #: Suites whose names stay while the releases behind them change; any of them marks the distribution's own archive.
@@ -84,16 +85,15 @@ def own_codename() -> str:
 
 def _configured_stanzas() -> list[dict[str, str]]:
     """The machine's ``deb`` entries as deb822 fields, of whichever of apt's two forms they are written in."""
-    etc = Path("/etc/apt")
     stanzas = []
-    for path in sorted((etc / "sources.list.d").glob("*.sources")):
+    for path in sorted((_ETC / "sources.list.d").glob("*.sources")):
         text = re.sub(r"(?m)^#.*\n", "", path.read_text(encoding="utf-8") + "\n")
         for paragraph in re.split(r"\n\s*\n", text):
             unfolded = re.sub(r"\n[ \t]+", " ", paragraph)
             fields = dict(re.findall(r"(?m)^([A-Za-z-]+):[ \t]*(.*)$", unfolded))
             if "deb" in fields.get("Types", "").split() and fields.get("Enabled", "yes") != "no":
                 stanzas.append(fields)
-    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*.list"))]:
+    for path in [_ETC / "sources.list", *sorted((_ETC / "sources.list.d").glob("*.list"))]:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         for line in lines:
             match = re.match(r"deb\s+(?:\[(.*?)\]\s+)?(\S+)\s+(\S+)\s+(.*)", line)
@@ -184,7 +184,7 @@ class Archive:
         (folder / "sources.list.d/lane.sources").write_text(sources, encoding="utf-8")
         (folder / "preferences").write_text(_PREFERENCES, encoding="utf-8")
         (folder / "no-packages").touch()
-        for path in Path("/etc/apt/apt.conf.d").glob("*"):
+        for path in (_ETC / "apt.conf.d").glob("*"):
             if os.access(path, os.R_OK) and path.is_file():
                 shutil.copyfile(path, folder / "apt.conf.d" / path.name)
         (folder / "apt.conf.d/zz-lane").write_text(_LAST, encoding="utf-8")
