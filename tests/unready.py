@@ -12,4 +12,4 @@ def _do_not_wait(*_: object) -> None:
     pass
 
 
-_netlink.Netlink.wait_ready = _do_not_wait  # type: ignore[method-assign]
+_netlink.Netlink.wait_ready = _do_not_wait  # type: ignore[method-assign, assignment]
