@@ -192,7 +192,7 @@ def test_a_delayed_link_delays_the_echo(netns_pair: Pair) -> None:
     shanghai.run(["tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "50ms"], check=True)
     result = ping(beijing, shanghai, count=3, timeout=PATIENT)
     assert result
-    assert all(reply.rtt >= 0.05 for reply in result.replies)
+    assert min(result.rtts) >= 0.05
 
 
 @needs_ip

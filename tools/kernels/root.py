@@ -57,9 +57,18 @@ def fetch_python(wanted: str, cache: Path, own: Path) -> Interpreter | None:
             unpack(files, unfinished)
             _complete(unfinished, package)
             _install_requirements(unfinished, package, own)
+            _compile(Interpreter(version, Path("/usr/bin") / package, unfinished))
         for path in files:
             path.unlink()
     return Interpreter(version, Path("/usr/bin") / package, folder)
+
+
+def _compile(python: Interpreter) -> None:
+    """As the packages' scripts would have done; every start would do it again, an emulated one for minutes."""
+    libraries = [python.root / "usr/lib" / python.command.name, python.root / "usr/local/lib" / python.command.name]
+    command = [*python.outside(), "-m", "compileall", "-q", "-s", str(python.root), "-p", "/", *map(str, libraries)]
+    # Some files of the standard library's own tests are meant not to compile.
+    subprocess.run(command, env=python.environment(), stdout=subprocess.DEVNULL, check=False)
 
 
 def _make_frame(folder: Path) -> None:
@@ -87,7 +96,17 @@ def _install_requirements(folder: Path, package: str, own: Path) -> None:
     target = folder / "usr/local/lib" / package / "dist-packages"
     target.mkdir(parents=True)
     minor = package[len("python") :]
-    pip = [str(own), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--target", str(target)]
+    pip = [
+        str(own),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--target",
+        str(target),
+    ]
     required = json.loads(subprocess.check_output([str(own), "-c", _ASK], text=True))
     elsewhere = ["--python-version", minor, "--implementation", "cp", "--abi", f"cp{minor.replace('.', '')}"]
     elsewhere += ["--abi", "abi3", "--abi", "none", "--platform", "manylinux_2_17_x86_64"]

@@ -43,6 +43,20 @@ class Interpreter:
     command: Path
     root: Path = Path("/")
 
+    def outside(self) -> list[str]:
+        """The command for it on this machine; with its own C library, where it has a root of its own."""
+        if self.root == Path("/"):
+            return [str(self.command)]
+        libraries = next((self.root / "usr/lib").glob("*-linux-gnu"))
+        loader = self.root / "lib64/ld-linux-x86-64.so.2"
+        return [str(loader), "--library-path", str(libraries), str(self.root / self.command.relative_to("/"))]
+
+    def environment(self) -> dict[str, str]:
+        """What :meth:`outside` needs."""
+        if self.root == Path("/"):
+            return dict(os.environ)
+        return {**os.environ, "PYTHONHOME": str(self.root / "usr")}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -106,9 +120,8 @@ def run_suite(
 
 def _compile(python: Interpreter) -> None:
     """Every process of the guest would do it again otherwise, at an emulated processor's pace."""
-    if python.root == Path("/"):
-        folders = [str(CHECKOUT / name) for name in ("pytest_netns", "tests", "examples")]
-        subprocess.run([str(python.command), "-m", "compileall", "-q", *folders], check=True)
+    folders = [str(CHECKOUT / name) for name in ("pytest_netns", "tests", "examples")]
+    subprocess.run([*python.outside(), "-m", "compileall", "-q", *folders], env=python.environment(), check=True)
 
 
 _PREPARE = """\
