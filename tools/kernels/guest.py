@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ def boot(
     folder: Path,
     *,
     root: Path = Path("/"),
-    shares: Sequence[Path] = (),
+    shares: Mapping[Path, str] | None = None,
     cpus: int = 2,
     memory: int = 3072,
     limit: float = 3600,
@@ -69,13 +69,14 @@ def boot(
     Args:
         script: For ``/bin/sh``, as root; it finds ``folder`` at /run/lane and may write there.
         root: The folder that becomes the guest's root.
-        shares: Further folders of the machine, to be seen at the same paths; read only.
+        shares: Further folders of the machine, and where they are to be seen; read only.
         memory: In MiB.
         limit: Seconds.
     """
     (folder / "start").write_text(_START)
     (folder / "script").write_text(script)
-    (folder / "shares").write_text("".join(f"share{number} {path}\n" for number, path in enumerate(shares)))
+    shares = shares or {}
+    (folder / "shares").write_text("".join(f"share{number} {place}\n" for number, place in enumerate(shares.values())))
     output, status, console = (folder / name for name in ("output", "status", "console"))
     output.touch()
     exports = [("lane", folder, False), ("root", root, True), ("modules", kernel.modules, True)]

@@ -19,10 +19,10 @@ for folder in run tmp; do
     mount -t tmpfs -o mode=1755 tmpfs "$root/$folder"
 done
 chmod 1777 "$root/tmp"
-mkdir -p "$root/run/lane" "$root$checkout"
+mkdir -p "$root/run/lane" "$root/checkout"
 mount --bind "$lane" "$root/run/lane"
-mount --bind "$checkout" "$root$checkout"
-mount -o remount,bind,ro "$root$checkout"
+mount --bind "$checkout" "$root/checkout"
+mount -o remount,bind,ro "$root/checkout"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt

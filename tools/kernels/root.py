@@ -15,7 +15,7 @@ from pathlib import Path
 from .archive import Archive
 from .cache import made
 from .packages import unpack
-from .suite import CHECKOUT, Interpreter
+from .suite import CHECKOUT, ELSEWHERE, Interpreter
 
 __all__ = ["fetch_python"]
 
@@ -115,4 +115,4 @@ def _install_requirements(folder: Path, package: str, own: Path) -> None:
     # Of the project only its metadata, by which pytest finds the plugin; its code is the checkout's.
     subprocess.run([*pip, "--no-deps", str(CHECKOUT)], check=True)
     subprocess.run(["rm", "-r", str(target / "pytest_netns")], check=True)
-    (target / "checkout.pth").write_text(f"{CHECKOUT}\n")
+    (target / "checkout.pth").write_text(f"{ELSEWHERE}\n")

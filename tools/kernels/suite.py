@@ -18,10 +18,22 @@ from .guest import DIED, TIMED_OUT, boot, lane_folder
 from .here import run_here
 from .kernel import Kernel
 
-__all__ = ["CHECKOUT", "ORDINARY", "RESULTS", "USERS", "Interpreter", "Result", "read_results", "run_suite"]
+__all__ = [
+    "CHECKOUT",
+    "ELSEWHERE",
+    "ORDINARY",
+    "RESULTS",
+    "USERS",
+    "Interpreter",
+    "Result",
+    "read_results",
+    "run_suite",
+]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / ".kernels"
+#: Where the tests find the checkout, in a root folder that several checkouts may use.
+ELSEWHERE = Path("/checkout")
 USERS = ("root", "ordinary")
 #: A bare user id without an account, as in ``make test``.
 ORDINARY = int(os.environ.get("UNPRIVILEGED_UID", "1001"))
@@ -42,6 +54,11 @@ class Interpreter:
     version: str
     command: Path
     root: Path = Path("/")
+
+    @property
+    def checkout(self) -> Path:
+        """Where it finds the project."""
+        return CHECKOUT if self.root == Path("/") else ELSEWHERE
 
     def outside(self) -> list[str]:
         """The command for it on this machine; with its own C library, where it has a root of its own."""
@@ -111,7 +128,7 @@ def run_suite(
         if emulator is None or kernel is None:
             guest = run_here(script, folder, root=python.root, checkout=CHECKOUT, limit=limit)
         else:
-            shares = [CHECKOUT] if python.root != Path("/") else []
+            shares = {} if python.root == Path("/") else {CHECKOUT: str(ELSEWHERE)}
             guest = boot(emulator, kernel, script, folder, root=python.root, shares=shares, limit=limit)
         if guest.log:
             print(f"!!! the guest has not come to its end; its last words:\n{guest.log}", flush=True)
@@ -133,7 +150,7 @@ ip link set lo up
 def _open_to_others(python: Interpreter) -> str:
     """Let an ordinary user pass through the folders to the checkout and the interpreter; in the guest only."""
     folders: set[Path] = set()
-    for path in (CHECKOUT, python.command, (python.root / python.command.relative_to("/")).resolve()):
+    for path in (python.checkout, python.command, (python.root / python.command.relative_to("/")).resolve()):
         folders.update(path.parents)
     there = sorted(str(folder) for folder in folders)
     return f'for folder in {shlex.join(there)}; do [ ! -d "$folder" ] || chmod o+rx "$folder"; done\n'
@@ -167,7 +184,7 @@ echo
 echo "=== Linux {release}, Python {python.version}, {user}"
 mkdir -p {work}/home {work}/tmp
 chown -R {uid}:{uid} {work}
-cd {shlex.quote(str(CHECKOUT))}
+cd {shlex.quote(str(python.checkout))}
 begin=$(date +%s)
 env -i {shlex.join(variables)} {shlex.join([*who, *command])}
 echo $? $(($(date +%s) - begin)) >/run/lane/{user}.status
