@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
                 options.arguments or CORE,
                 results=options.results,
                 limit=options.limit,
+                cpus=options.cpus,
             )
     print("\n=== Summary")
     for result in results:
@@ -157,6 +158,7 @@ def add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     for parser in (running, lacking, proof):
         parser.add_argument("--user", action="append", choices=USERS, help="(default: both)")
         parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the reports")
+        parser.add_argument("--cpus", type=int, default=2, help="processors of the guest")
         parser.add_argument("--limit", type=float, default=3 * 3600, help="seconds for one boot")
 
 

@@ -112,6 +112,7 @@ def run_suite(
     *,
     results: Path = RESULTS,
     limit: float,
+    cpus: int = 2,
 ) -> list[Result]:
     """Run pytest with these arguments once for each user, in one boot; the reports are left in ``results``.
 
@@ -129,7 +130,7 @@ def run_suite(
             guest = run_here(script, folder, root=python.root, checkout=CHECKOUT, limit=limit)
         else:
             shares = {} if python.root == Path("/") else {CHECKOUT: str(ELSEWHERE)}
-            guest = boot(emulator, kernel, script, folder, root=python.root, shares=shares, limit=limit)
+            guest = boot(emulator, kernel, script, folder, root=python.root, shares=shares, cpus=cpus, limit=limit)
         if guest.log:
             print(f"!!! the guest has not come to its end; its last words:\n{guest.log}", flush=True)
         return [_collect(folder, results, Result(release, python.version, user, *guest[:2])) for user in users]
