@@ -261,8 +261,20 @@ def _readable(fds: list[int], seconds: float | None) -> set[int]:
     return {fd for fd, _ in poll.poll(None if seconds is None else min(seconds * 1000, 1 << 30))}
 
 
+#: Filters of warnings are the whole process's: of two threads, one would put the other's back too early.
+_filtering = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _filtering  # noqa: PLW0603 - another thread, which the child does not have, may hold it
+    _filtering = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def _fork() -> int:
-    with warnings.catch_warnings():
+    with _filtering, warnings.catch_warnings():
         # Python 3.12 and later warn when threads exist; the head of this file says what is done about it.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()

@@ -42,6 +42,14 @@ ln -s fd/0 dev/stdin
 ln -s fd/1 dev/stdout
 ln -s fd/2 dev/stderr
 share modules "lib/modules/$(uname -r)" ro,access=any,cache=loose || die "no modules"
+# /dev/net/tun is there before its driver is loaded, and everybody's; elsewhere udev sees to that.
+while read -r driver node number; do
+    if [ "$driver" = tun ]; then
+        number=${number#c}
+        mkdir -p "dev/${node%/*}"
+        mknod -m 666 "dev/$node" c "${number%:*}" "${number#*:}"
+    fi
+done <"lib/modules/$(uname -r)/modules.devname"
 while read -r tag path; do
     mkdir -p ".$path"
     share "$tag" ".$path" ro,access=any,cache=loose || die "no $path"
