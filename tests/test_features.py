@@ -36,7 +36,7 @@ COMMANDS = {
     "geneve": "ip link add tried type geneve id 1 remote 192.0.2.1",
     "gre": "ip link add tried type gre remote 192.0.2.1",
     "gretap": "ip link add tried type gretap remote 192.0.2.1",
-    "hsr": "ip link add a type veth peer name b && ip link add tried type hsr slave1 a slave2 b",
+    "hsr": "ip link add name one type veth peer name two && ip link add tried type hsr slave1 one slave2 two",
     "htb": "tc qdisc add dev eth0 root handle 1: htb",
     "ifb": "ip link add tried type ifb",
     "ip6gre": "ip link add tried type ip6gre remote 2001:db8::1",
