@@ -47,7 +47,7 @@ COMMANDS = {
     "macsec": "ip link add tried link eth0 type macsec",
     "macvlan": "ip link add tried link eth0 type macvlan mode bridge",
     "macvtap": "ip link add tried link eth0 type macvtap mode bridge",
-    "matchall": "tc qdisc add dev eth0 ingress && tc filter add dev eth0 parent ffff: protocol all matchall classid 1:1",
+    "matchall": "tc qdisc add dev eth0 ingress && tc filter add dev eth0 parent ffff: protocol all matchall flowid 1:1",
     "mptcp": python("socket.socket(proto=262)"),
     "netem": "tc qdisc add dev eth0 root netem delay 1ms",
     "netkit": "ip link add tried type netkit",
