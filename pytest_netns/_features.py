@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ._errors import PlanError
 from ._namespace import Namespace
-from ._netlink import End, Request, add_veth
+from ._requests import End, Request, add_veth
 
 __all__ = ["FEATURES", "Feature", "check_names", "lacking"]
 
