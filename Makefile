@@ -6,8 +6,13 @@ PYTHON ?= python3
 # `default` (.venv's), `all` (every Python >= 3.10 of this machine), or a list of X.Y or interpreters.
 PYTHONS ?= default
 PYTEST_ARGS ?=
+# A kernel of the distribution: oldest, stable, newest, or a series such as 6.12; the tests to run on it (default:
+# those whose outcome the kernel decides); and a Python: default, all, newest (the distribution's), or an X.Y.
+K ?= stable
+T ?=
+P ?= default
 
-.PHONY: demo test lint check check-all format clean
+.PHONY: demo test lint check check-all kernel kernels kernels-lacking kernels-check kernels-proof kernels-table format clean
 
 demo:
 	$(PYTHON) tools/venvs.py
@@ -27,10 +32,34 @@ check: lint test
 check-all: PYTHONS = all
 check-all: lint test
 
+# In virtual machines; nothing is installed, and no root is needed. Exit status 77 if that is not possible here.
+kernel:
+	$(PYTHON) tools/lane.py run --kernel $(K) --python $(P) -- $(T) $(PYTEST_ARGS)
+
+kernels:
+	$(PYTHON) tools/lane.py run --python default -- $(T) $(PYTEST_ARGS)
+	$(PYTHON) tools/lane.py run --python newest --kernel newest -- $(T) $(PYTEST_ARGS)
+
+# What this machine's own kernel cannot run.
+kernels-lacking:
+	$(PYTHON) tools/lane.py lacking
+
+# That the tests of the first packet fail where nobody waits for it.
+kernels-proof:
+	$(PYTHON) tools/lane.py proof
+
+# No test may have been skipped in every run, this machine's included.
+kernels-check:
+	$(PYTHON) tools/lane.py skipped
+
+# The results of the last runs, as docs/kernels.md.
+kernels-table:
+	$(PYTHON) tools/lane.py table
+
 format:
 	$(PYTHON) tools/venvs.py
 	.venv/bin/python -m ruff format .
 	.venv/bin/python -m ruff check --fix .
 
 clean:
-	rm -rf .venv .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs .kernels .pytest_cache .mypy_cache .ruff_cache .hypothesis

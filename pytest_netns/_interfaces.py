@@ -86,8 +86,7 @@ class Interface:
             NetnsError: It is gone.
         """
         try:
-            # Has the kernel work off a change that it has not told yet, so that carrier and operstate agree.
-            self._namespace.netlink.batch([_requests.get_link(self.index)])
+            self._namespace.netlink.settle(self.index)  # so that carrier and operstate agree
         except KernelError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -123,12 +122,11 @@ class Interface:
 
         Linux takes the routes over it away. Its addresses stay (``keep_addr_on_down``, ip-sysctl.rst).
         """
-        # Reading an interface has the kernel work off its link event before we return.
-        self._namespace.netlink.batch([self._set(up=False), _requests.get_link(self.index)])
+        self._namespace.netlink.settle(self.index, self._set(up=False))
         peer = self._surroundings.peer() if self._surroundings else None
         if peer is not None:
             there, index = peer
-            there.netlink.batch([_requests.get_link(index)])
+            there.netlink.settle(index)
 
     def _set(self, *, up: bool) -> Request:
         return _requests.set_link(self.index, up=up, what=f"set {self.name} {'up' if up else 'down'}")

@@ -30,7 +30,7 @@ __tracebackhide__ = hide_own_frames
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 26, 30
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP, _IFF_DORMANT = 0x1, 0x40, 0x10000, 0x20000
 _IFA_F_TENTATIVE = 0x40
 _NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED = 0x01, 0x10, 0x20  # linux/neighbour.h
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
@@ -44,6 +44,8 @@ _AT_A_TIME = 32
 
 #: Ready takes milliseconds; but the kernel's clean-up of earlier networks may hold its lock for seconds.
 _READY_LIMIT = 60.0
+#: The kernel leaves an event that it does not find urgent for a second (net/core/link_watch.c).
+_SETTLE_LIMIT = 3.0
 
 
 class Netlink:
@@ -185,6 +187,8 @@ class Netlink:
                 self._await(deadline, waiting, tentative)
                 for message in _cut(self._socket.recv(_ENOUGH)):
                     _note(message, waiting, tentative)
+            # What nobody reads any more would fill the socket's buffer.
+            self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
             self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
 
     def listen(self) -> None:
@@ -193,6 +197,31 @@ class Netlink:
         A new socket listens (:mod:`pytest_netns._helper`); the first wait is the end of that.
         """
         self._membership(_ADD_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+
+    def settle(self, index: int, *requests: Request) -> None:
+        """Send requests, and return once the kernel has worked off what they, and others, have done to an interface.
+
+        Until then it has, or has lost, its carrier, and does not know: IFF_LOWER_UP and IFF_RUNNING differ. Since
+        Linux 6.8 reading the interface has the kernel see to it at once; before, its announcement is waited for, a
+        second at most.
+
+        Raises:
+            KernelError: The kernel refused a request, or the interface is gone.
+        """
+        if not any(map(_unsettled, self.batch([*requests, get_link(index)]))):
+            return
+        deadline = time.monotonic() + _SETTLE_LIMIT
+        self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
+        try:
+            while any(map(_unsettled, self.batch([get_link(index)]))):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return  # a driver that keeps the two apart
+                self._wait(min(left, 0.1))  # another thread may have taken the announcement
+        finally:
+            self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
+            with self._lock:  # of interfaces, only what is said while somebody waits counts
+                self._announced = [each for each in self._announced if _HEADER.unpack_from(each)[1] == _NEWADDR]
 
     def add_and_wait(self, request: Request, index: int, address: bytes) -> None:
         """Add an IPv6 address to an interface that is up, and return once it can be used."""
@@ -248,6 +277,13 @@ def is_up(message: bytes) -> bool:
     """Whether what :func:`get_link` brought says that the interface is switched on."""
     _, _, _, flags, _ = _LINK.unpack_from(message, _HEADER.size)
     return bool(flags & _IFF_UP)
+
+
+def _unsettled(message: bytes) -> bool:
+    """Whether the interface that this speaks of has a carrier and passes nothing, or the other way round."""
+    _, _, _, flags, _ = _LINK.unpack_from(message, _HEADER.size)
+    known = bool(flags & _IFF_RUNNING) == bool(flags & _IFF_LOWER_UP)
+    return bool(flags & _IFF_UP) and not flags & _IFF_DORMANT and not known
 
 
 def _note(message: bytes, waiting: set[int], tentative: set[tuple[int, bytes]]) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 from ._errors import PlanError
 
-__all__ = ["OF_THE_BODY", "MarkerSettings", "Settings", "read_marker", "read_settings"]
+__all__ = ["OF_THE_BODY", "OF_THE_TEST", "MarkerSettings", "Settings", "read_marker", "read_settings"]
 
 _MISSING = ("skip", "fail")
 #: Keywords of the marker that are about the test's body and not about the pair.
 OF_THE_BODY = frozenset(("inside", "timeout"))
+#: Keywords of the marker that are about the test, wherever its body runs.
+OF_THE_TEST = frozenset(("requires",))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
 
@@ -25,11 +27,13 @@ class Settings:
     Attributes:
         missing: What becomes of a test where namespaces cannot be had: ``skip`` or ``fail``.
         origin: Where ``missing`` comes from, in words.
+        lacking: What becomes of a test whose kernel features are lacking: ``skip`` or ``fail``.
         named: Whether namespaces get names that ``ip netns`` shows.
     """
 
     missing: str
     origin: str
+    lacking: str
     named: bool
 
 
@@ -42,53 +46,71 @@ class MarkerSettings:
         inside: Name of the host that the body runs in; None for a private namespace.
         body_inside: Whether the body runs inside at all.
         timeout: Seconds that the body may take; None for no limit.
+        requires: Kernel features that the test needs, by the names in :data:`._features.FEATURES`.
     """
 
     shape: Mapping[str, Any]
     inside: str | None
     body_inside: bool
     timeout: float | None
+    requires: tuple[str, ...] = ()
 
 
-def read_settings(option: str | None, ini: str, named: bool, in_ci: bool) -> Settings:
+def read_settings(option: str | None, ini: str, named: bool, in_ci: bool, ini_lacking: str = "") -> Settings:
     """Work out a session's settings.
 
     Raises:
         PlanError: A value is not one of the legal ones.
     """
-    for value, origin in ((option, "--netns-missing"), (ini or None, "netns_missing in the ini file")):
-        if value is not None:
-            if value not in _MISSING:
-                raise PlanError(f"{origin}: {value!r} is neither 'skip' nor 'fail'")
-            return Settings(value, origin, named)
-    if in_ci:
-        return Settings("fail", "CI is set", named)
-    return Settings("skip", "default", named)
+    for value, where in (
+        (option, "--netns-missing"),
+        (ini or None, "netns_missing in the ini file"),
+        (ini_lacking or None, "netns_lacking in the ini file"),
+    ):
+        if value is not None and value not in _MISSING:
+            raise PlanError(f"{where}: {value!r} is neither 'skip' nor 'fail'")
+    if option is not None:
+        missing, origin = option, "--netns-missing"
+    elif ini:
+        missing, origin = ini, "netns_missing in the ini file"
+    elif in_ci:
+        missing, origin = "fail", "CI is set"
+    else:
+        missing, origin = "skip", "default"
+    return Settings(missing, origin, ini_lacking or missing, named)
 
 
 def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> MarkerSettings:
     """Merge a test's markers, given farthest first, so that the closest wins.
 
-    A marker that only shapes the pair says nothing of the body; any other puts it inside. What shapes the
-    pair is not checked here but where the pair is planned.
+    A marker that only shapes the pair or names what the test requires says nothing of the body; any other puts it
+    inside. Requirements add up. What shapes the pair is not checked here but where the pair is planned.
 
     Raises:
         PlanError: Names the value and what was expected.
     """
     shape: dict[str, Any] = {}
+    requires: list[str] = []
     body_inside = False
     for args, keywords in marks:
         if args:
             raise PlanError(f"@pytest.mark.netns takes keywords only, not {args[0]!r}")
         body_inside |= not keywords or not OF_THE_BODY.isdisjoint(keywords)
         shape.update(keywords)
+        requires += _names(shape.pop("requires", ()))
     inside = shape.pop("inside", None)
     if inside is not None and not isinstance(inside, str):
         raise PlanError(f"inside {inside!r}: expected the name of a host, such as 'beijing'")
     timeout = shape.pop("timeout", BODY_LIMIT)
     if timeout is not None and not _is_seconds(timeout):
         raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
-    return MarkerSettings(shape, inside, body_inside, timeout)
+    return MarkerSettings(shape, inside, body_inside, timeout, tuple(dict.fromkeys(requires)))
+
+
+def _names(value: object) -> Sequence[str]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise PlanError(f"requires {value!r}: expected a list of kernel features, such as ['netem', 'wireguard']")
+    return value
 
 
 def _is_seconds(value: object) -> bool:

@@ -28,9 +28,10 @@ _inside_key = pytest.StashKey["Host"]()
 _guest_key = pytest.StashKey[bool]()
 
 _MARKER = (
-    "netns(inside=None, timeout=300, hosts=…, bridge=…, interfaces=…, subnet=…, subnet6=…, mtu=…): "
+    "netns(inside=None, timeout=300, requires=[], hosts=…, bridge=…, interfaces=…, subnet=…, subnet6=…, mtu=…): "
     "run the test's body inside a network namespace of its own, or in the host named by `inside`; "
-    "the other keywords shape netns_pair, and alone leave the body where it is."
+    "`requires` names kernel features without which the test is skipped; "
+    "the other keywords shape netns_pair. `requires` and those alone leave the body where it is."
 )
 
 
@@ -59,6 +60,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="give every namespace a name that `ip netns` shows, while it lives (needs root)",
     )
     parser.addini("netns_missing", "skip or fail a test where network namespaces cannot be had", default="")
+    parser.addini(
+        "netns_lacking",
+        "skip or fail a test where kernel features that it requires are lacking (default: as netns_missing)",
+        default="",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
             str(config.getini("netns_missing")),
             bool(config.getoption("--netns-named")),
             bool(os.environ.get("CI")),
+            str(config.getini("netns_lacking")),
         )
     except PlanError as error:
         raise pytest.UsageError(str(error)) from None
@@ -78,8 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     settings = config.stash[_settings_key]
+    lacking = "" if settings.lacking == settings.missing else f", where features are lacking, {settings.lacking}"
     named = ", named namespaces" if settings.named else ""
-    return f"netns: where namespaces can't be had, tests {settings.missing} ({settings.origin}){named}"
+    return f"netns: where namespaces can't be had, tests {settings.missing} ({settings.origin}){lacking}{named}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -199,6 +207,10 @@ def _marker_of(item: pytest.Item) -> _settings.MarkerSettings | None:
             marker = _settings.read_marker([(mark.args, mark.kwargs) for mark in marks])
             _check_shape(marker.shape)
             _check_that_it_shapes(item)
+            if marker.requires:
+                from ._features import check_names
+
+                check_names(marker.requires)
         item.stash[_marker_key] = marker
     return item.stash[_marker_key]
 
@@ -224,7 +236,7 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
 
     from ._pair import PairShape
 
-    known = ["inside", "timeout", *PairShape.__dataclass_fields__]
+    known = ["inside", "timeout", "requires", *PairShape.__dataclass_fields__]
     for keyword in shape:
         if keyword not in known:
             close = difflib.get_close_matches(keyword, known, 1)
@@ -240,7 +252,7 @@ def _check_that_it_shapes(item: pytest.Item) -> None:
     if "netns_pair" in getattr(item, "fixturenames", ()) or "request" in own_arguments:
         return
     own = [mark.kwargs for mark in item.own_markers if mark.name == "netns"]
-    of_the_pair = {keyword for keywords in own for keyword in keywords} - _settings.OF_THE_BODY
+    of_the_pair = {keyword for keywords in own for keyword in keywords} - _settings.OF_THE_BODY - _settings.OF_THE_TEST
     if of_the_pair:
         raise PlanError(
             f"@pytest.mark.netns({', '.join(sorted(of_the_pair))}=…) shapes netns_pair, which the test does not ask for"
@@ -253,7 +265,24 @@ def _check_that_it_shapes(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    _marker_of(item)
+    marker = _marker_of(item)
+    # With --setup-only and --setup-plan nothing is tried.
+    if marker is not None and marker.requires and not item.config.getoption("setuponly", False):
+        _require(item, marker.requires)
+
+
+def _require(item: pytest.Item, features: tuple[str, ...]) -> None:
+    reason = _probe.unsupported_platform()
+    if reason is not None:
+        raise NamespacesUnavailable(reason)
+    from ._features import lacking
+
+    reasons = lacking(features)
+    if reasons:
+        words = "; ".join(reasons)
+        if item.config.stash[_settings_key].lacking == "skip":
+            pytest.skip(words)
+        pytest.fail(words, pytrace=False)
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_runtest_setup")

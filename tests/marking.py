@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from fresh import bare_names
 
 #: The first lines of a file that is run twice: the same both times, so that line numbers agree.
 HEAD = """
@@ -45,6 +46,7 @@ class Inner:
     def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pytester = pytester
         self._monkeypatch = monkeypatch
+        monkeypatch.setenv("BARE", " ".join(bare_names()))
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         for name in ("CI", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTHONUNBUFFERED", "COVERAGE_PROCESS_START"):
             monkeypatch.delenv(name, raising=False)

@@ -49,6 +49,7 @@ FLOORS = (
     "_block",
     "_settings",
     "_namespace",
+    "_features",
     "_interfaces",
     "_process",
     "_host",

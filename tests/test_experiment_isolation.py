@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh import own_interfaces
+from pace import seconds
 
-from pytest_netns import Bridge, Host, Pair, PairFactory, ping
+from pytest_netns import Host, Pair, PairFactory, ping
+
+pytestmark = pytest.mark.kernel
 
 #: Seconds that nobody waits where all is well.
-PATIENT = 20.0
+PATIENT = seconds(20)
 
 needs_ip = pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip: apt install iproute2")
-
-
-def own_interfaces(host: Host | Bridge) -> set[str]:
-    """Without those that some kernels put into every new namespace: gre0, sit0, tunl0 and other tunnels."""
-    return {name for name, state in host.interfaces.items() if state.kind in {"", "veth", "bridge"}}
 
 
 def test_network_devices_are_not_shared(netns_pair: Pair) -> None:

@@ -18,12 +18,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host, KernelError, NetnsError, Pair, _kernel, ping
 from pytest_netns._broker import broker
 
+pytestmark = pytest.mark.kernel
+
 #: Seconds that nobody waits where all is well.
-PATIENT = 20.0
+PATIENT = seconds(20)
 #: An EtherType for local experiments (IEEE 802), which nothing else on the wire has.
 EXPERIMENTAL = 0x88B5
 #: Given to what runs inside by design; the other kinds of namespace are the test process's.
@@ -153,6 +156,14 @@ class TestVeth:
         state = far.state()
         assert (state.up, state.carrier, state.operstate) == (True, True, "UP")
         assert ping(shanghai, beijing, timeout=PATIENT)
+
+    @needs_ip
+    def test_many_changes_fill_no_buffer(self, netns_pair: Pair) -> None:
+        """What programs change in a host is not piled up for us until the socket that asks for its state is full."""
+        beijing, _ = netns_pair
+        changes = "link set eth0 alias one\nlink set eth0 alias two\n" * 500
+        beijing.run(["ip", "-batch", "-"], input=changes, text=True, check=True, timeout=seconds(30))
+        assert beijing["eth0"].state().up
 
 
 class TestAdopt:

@@ -13,18 +13,21 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Lab, ping
+
+pytestmark = pytest.mark.kernel
 
 SETUPS = int(os.environ.get("NETNS_SETUPS", "100"))
 #: What is not ready drops the first packet, and ARP or neighbour discovery asks again after a second. An echo
 #: that comes by such a second try is a lost first packet, so less than that is waited.
-LOST_AFTER = 0.5
+LOST_AFTER = min(0.9, seconds(0.5))
 #: A few at a time live together, as the networks of a module and of a test do.
 KEPT = 4
 
 
-@pytest.mark.timeout(max(120, SETUPS))
+@pytest.mark.timeout(seconds(max(120, SETUPS)))
 @pytest.mark.parametrize("load", ["idle", "loaded"])
 @pytest.mark.parametrize("bridge", ["br0", False], ids=["bridge", "direct"])
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])

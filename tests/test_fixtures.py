@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from fresh import bare_names, own_interfaces
 from marking import Inner
 
 from pytest_netns import Host, Pair, PairFactory, PlanError, ping
+
+pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture
@@ -13,13 +16,10 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     return Inner(pytester, monkeypatch)
 
 
-def names(host: Host) -> set[str]:
-    return set(host.interfaces)
-
-
 def test_netns_is_a_host_with_a_loopback_interface(netns: Host) -> None:
-    """``netns`` is one host; its loopback interface is up and there is no other."""
-    assert names(netns) == {"lo"}
+    """``netns`` is one host; its loopback interface is up and there is no other but what the kernel puts there."""
+    assert list(netns.interfaces) == bare_names()
+    assert [name for name, state in netns.interfaces.items() if state.up] == ["lo"]
     assert ping(netns, "127.0.0.1")
 
 
@@ -30,7 +30,7 @@ class TestPair:
         assert (beijing.name, shanghai.name) == ("beijing", "shanghai")
         assert (beijing.ip, shanghai.ip) == ("10.0.0.1", "10.0.0.2")
         assert (beijing.ip6, shanghai.ip6) == ("fd00:10::1", "fd00:10::2")
-        assert names(beijing) == names(shanghai) == {"lo", "eth0"}
+        assert own_interfaces(beijing) == own_interfaces(shanghai) == {"lo", "eth0"}
         assert netns_pair.bridge is not None
         assert netns_pair.bridge.name == "br0"
         assert netns_pair["shanghai"] is shanghai
@@ -56,7 +56,7 @@ class TestPair:
         """Keywords of the marker shape the pair."""
         east, west = netns_pair
         assert (east.name, west.name, west.ip) == ("east", "west", "192.168.7.2")
-        assert (names(east), names(west)) == ({"lo", "up0"}, {"lo", "up1"})
+        assert (own_interfaces(east), own_interfaces(west)) == ({"lo", "up0"}, {"lo", "up1"})
         assert netns_pair.bridge is not None
         assert netns_pair.bridge.name == "lan"
         assert east.interfaces["up0"].mtu == 1400

@@ -11,8 +11,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, ping
+
+pytestmark = pytest.mark.kernel
 
 PRELUDE = """
 import os, signal, sys
@@ -33,7 +36,7 @@ def halves():
 
 def _run(script: str, **keywords: object) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, which may do to its helper what this one must not do to ours."""
-    program = PRELUDE + textwrap.dedent(script)
+    program = PRELUDE + f"PATIENT = {seconds(60)}\n" + textwrap.dedent(script)
     done = subprocess.run(
         [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
         capture_output=True,
@@ -338,7 +341,7 @@ def test_the_kernels_limit_of_namespaces_is_an_error_and_nothing_half_made() -> 
             else:
                 sys.exit("six were allowed, and seven made")
             assert descriptors() == before
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENT
             while True:  # the kernel counts one until it is cleaned up
                 try:
                     with Lab() as small:  # what it got before it was refused does not count against it

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host, Lab, Pair, ping
+
+pytestmark = pytest.mark.kernel
 
 #: Seconds: less than the second after which ARP and neighbour discovery try again, so a lost packet shows.
 LOST_AFTER = 0.7
@@ -23,7 +26,7 @@ def assert_first_packets(one: Host, other: Host) -> None:
     for source, target in ((one, other), (other, one)):
         for address in (target.ip, target.ip6):
             assert address is not None
-            result = ping(source, address, timeout=20)
+            result = ping(source, address, timeout=seconds(20))
             assert result
             assert result.max is not None
             assert result.max < LOST_AFTER, result

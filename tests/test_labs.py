@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pace import seconds
 
 from pytest_netns import Bridge, ClosedError, Host, KernelError, Lab, LabFactory, PlanError, _broker, _netlink, ping
 
+pytestmark = pytest.mark.kernel
+
 #: Seconds that nobody waits where all is well.
-PATIENT = 20.0
+PATIENT = seconds(20)
 
 
 def assert_reached(source: Host, target: Host, *families: int) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.kernel
+
 #: Files whose contents move by themselves, whoever does what.
 MOVING = {
     "core/flow_limit_cpu_bitmap": "shown in a form that depends on the processors that are on",

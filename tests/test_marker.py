@@ -175,7 +175,7 @@ def test_the_body_is_in_a_private_namespace(inner: Inner) -> None:
         @pytest.mark.parametrize("turn", [1, 2])
         def test_inside(around, turn):
             assert os.stat("/proc/thread-self/ns/net").st_ino != MACHINE
-            assert [name for _, name in socket.if_nameindex()] == ["lo"]
+            assert [name for _, name in socket.if_nameindex()] == os.environ["BARE"].split()
             with socket.create_server(("127.0.0.1", 80)), socket.create_connection(("127.0.0.1", 80), 5):
                 pass
             with pytest.raises(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fresh import bare_names
 from marking import Inner
+from pace import seconds
 
 #: Makes the terminal on descriptor 0 that of the new session, so that Ctrl-C becomes a signal.
 LAUNCHER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-PATIENCE = 60.0
+PATIENCE = seconds(60)
 
 SOURCE = """
 import os, socket
@@ -120,7 +122,7 @@ def test_pdb_opens_inside_on_a_failure(inner: Inner) -> None:
         assert "assert 42 == 41" in before
         assert "printed before" in before
         ask(terminal, "p secret + 1", r"\b43\b")
-        ask(terminal, "p [name for _, name in socket.if_nameindex()]", r"\['lo'\]")
+        ask(terminal, "p [name for _, name in socket.if_nameindex()]", re.escape(str(bare_names())))
         ask(terminal, "c", "1 failed, 1 deselected, 1 xfailed")
         assert terminal.process.wait(PATIENCE) == 1
     assert (inner.path / "base" / "torn-down").exists()
@@ -139,7 +141,7 @@ def test_breakpoint_stops_inside_and_keeps_ctrl_c(inner: Inner, capture: str) ->
     """``breakpoint()`` in a body opens a prompt inside the host; Ctrl-C then is the debugger's affair."""
     with session(inner, f"--capture={capture}", "-k", "stops") as terminal:
         ask(terminal, "p secret + 1", r"\b43\b")
-        ask(terminal, "p [name for _, name in socket.if_nameindex()]", r"\['lo'\]")
+        ask(terminal, "p [name for _, name in socket.if_nameindex()]", re.escape(str(bare_names())))
         # Busy, not at the prompt: Python may miss a signal that comes just before it waits for input.
         ask(terminal, "print('bu' + 'sy'); all(not zero for zero in iter(int, 1))", "busy")
         terminal.type("\x03")
@@ -168,7 +170,7 @@ def test_trace_steps_through_a_body(inner: Inner) -> None:
     """With ``--trace`` the debugger stops at a body's first line, inside."""
     with session(inner, "--trace", "-k", "stops") as terminal:
         terminal.expect("secret = 6")
-        ask(terminal, "p [name for _, name in socket.if_nameindex()]", r"\['lo'\]")
+        ask(terminal, "p [name for _, name in socket.if_nameindex()]", re.escape(str(bare_names())))
         ask(terminal, "n", r"breakpoint\(\)")
         ask(terminal, "p secret + 1", r"\b43\b")
         terminal.expect(r"\(Pdb\) ")

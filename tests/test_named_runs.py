@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host
 from pytest_netns._broker import broker
@@ -164,14 +165,20 @@ def test_a_name_that_has_passed_to_somebody_else_is_theirs():
 @needs_ip
 @pytest.mark.parametrize("propagation", ["private", "shared"])
 def test_the_first_ip_netns_add_of_a_machine_does_not_keep_our_names(
-    pytester: pytest.Pytester, run_apart: Callable[..., pytest.RunResult], propagation: str
+    pytester: pytest.Pytester,
+    run_apart: Callable[..., pytest.RunResult],
+    propagation: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It mounts /run/netns over itself, so that our name is there twice; both go, closed or killed."""
+    monkeypatch.setenv("PATIENT", str(seconds(60)))
     pytester.makepyfile(
         """
 import os, signal, subprocess, sys, time
 import pytest
 from pytest_netns import Namespace
+
+PATIENT = float(os.environ["PATIENT"])
 
 @pytest.mark.parametrize("end", ["close", "kill", "deleted"])
 def test_mounted_twice(end):
@@ -194,7 +201,7 @@ def test_mounted_twice(end):
     if end == "kill":
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENT
     while os.listdir("/run/netns") != ["theirs"] or "/ours " in open("/proc/self/mountinfo").read():
         assert time.monotonic() < deadline, os.listdir("/run/netns")
         time.sleep(0.01)

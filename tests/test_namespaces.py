@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pace import seconds
 
 from pytest_netns import Host, Lab, Namespace, NetnsError, Pair, PlanError, ping
 from pytest_netns._broker import broker
 
+pytestmark = pytest.mark.kernel
+
 #: Seconds that nobody waits where all is well.
-PATIENT = 20.0
+PATIENT = seconds(20)
 NAMES = Path("/run/netns")
 NO_PROCESS = 2**22 + 1  # above the highest number that Linux gives (proc_sys_kernel(5), pid_max)
 

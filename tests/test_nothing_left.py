@@ -18,13 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pace import seconds
+
+pytestmark = pytest.mark.kernel
 
 KILLS = int(os.environ.get("NETNS_KILLS", "6"))
 SEED = int(os.environ.get("NETNS_SEED", "1"))
 #: Who is killed. xdist replaces a worker that dies; so after a worker the controller is killed, a bit later.
 VICTIMS = ("pytest", "its process group", "controller", "worker", "all of xdist's group")
 #: The end takes milliseconds; a machine that is busy, or cleans up thousands of namespaces, may take longer.
-LIMIT = 60.0
+LIMIT = seconds(60)
 
 SESSION = '''
 import os
@@ -123,7 +126,7 @@ def test_the_kernel_counts_no_namespace_after_a_kill_9(session: Session, identit
     """
     uid = os.geteuid()
     counted = subprocess.run(
-        [sys.executable, "-c", COUNTED, "0" if identity == "root" else str(uid), *session.command()],
+        [sys.executable, "-c", COUNTED, "0" if identity == "root" else str(uid), str(LIMIT), *session.command()],
         cwd=tmp_path,
         env={**session.environment, "NETNS_KILL_NAMED": ""},  # root of a user namespace may not mount
         capture_output=True,
@@ -141,7 +144,7 @@ COUNTED = """
 import os, signal, subprocess, sys, time
 from pytest_netns import _kernel
 
-inner_uid, *command = sys.argv[1:]
+inner_uid, patience, *command = sys.argv[1:]
 uid, gid = os.geteuid(), os.getegid()
 
 def limit(number):
@@ -174,7 +177,7 @@ def granted():
 
 output = open("session.txt", "w+")
 session = subprocess.Popen(command, stdout=output, stderr=output)
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + float(patience)
 while os.pread(output.fileno(), 1 << 20, 0).count(b" PASSED") < 3:
     if session.poll() is not None or time.monotonic() > deadline:
         sys.exit("the session did not run: " + os.pread(output.fileno(), 1 << 20, 0).decode())

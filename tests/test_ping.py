@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
+from pace import seconds
 
 from pytest_netns._echo import own_identifier
 from pytest_netns._lab import Lab
 from pytest_netns.packets import PingResult, ping
+
+pytestmark = pytest.mark.kernel
 
 if TYPE_CHECKING:
     from pytest_netns._host import Host
@@ -33,7 +36,7 @@ Pair: TypeAlias = "tuple[Host, Host]"
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 #: Long enough for a proper answer on a busy machine, and never waited for where one comes.
-PATIENT = 20.0
+PATIENT = seconds(20)
 
 
 def address_of(host: Host, version: int) -> str:

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
+from pace import seconds
 
 from pytest_netns.packets import PingResult, ping
+
+pytestmark = pytest.mark.kernel
 
 if TYPE_CHECKING:
     from pytest_netns._host import Host
@@ -26,7 +29,7 @@ Behaviour: TypeAlias = "Callable[[bytes], Iterable[bytes]]"
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 #: Long enough for a proper answer on a busy machine, and never waited for where one comes.
-PATIENT = 20.0
+PATIENT = seconds(20)
 #: How long a ping waits for a wrong answer before it says so.
 BRIEF = 0.5
 

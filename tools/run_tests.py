@@ -24,7 +24,7 @@ from venvs import CHECKOUT, Python, default_venv, ensure_venv, find_pythons, pro
 
 UNPRIVILEGED = int(os.environ.get("UNPRIVILEGED_UID", "1001"))
 LIMIT = 20 * 60  # seconds for one run of the suite: a hang must not use up CI's time
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", ".hypothesis", "__pycache__", "*_cache", "results")
+LEFT_OUT = shutil.ignore_patterns(".git", ".kernels", ".venv*", ".hypothesis", "__pycache__", "*_cache", "results")
 
 
 class Run(NamedTuple):
@@ -54,6 +54,16 @@ def read_counts(report: Path) -> Counter[str]:
         counts.update(passed=tests - failed - errors - skipped, failed=failed, errors=errors)
         counts.update(skipped=skipped - xfailed, xfailed=xfailed)
     return counts
+
+
+def keep_report(report: Path, name: str) -> None:
+    """Beside those of the kernel lane (lane.py), so that what was skipped everywhere can be told."""
+    folder = CHECKOUT / ".kernels"
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{name}.xml"
+    kept.unlink(missing_ok=True)
+    if report.exists():
+        shutil.copyfile(report, kept)
 
 
 def wait_for(command: list[str], env: dict[str, str]) -> tuple[int, str]:
@@ -110,6 +120,7 @@ def run_suite(python: Python, inside: Path, unprivileged: bool, arguments: list[
         start = time.monotonic()
         status, note = wait_for(command, env)
         counts = read_counts(report)
+        keep_report(report, f"{os.uname().release}-python{python.full}-{'ordinary' if uid else 'root'}")
         return Run(python.full, user, time.monotonic() - start, counts, status != 0, note)
 
 

@@ -1,0 +1,23 @@
+"""What a namespace holds that nobody has put there.
+
+On some machines that is the loopback interface only. Where a tunnel driver is loaded, it has an interface in every
+new namespace: gre0, gretap0, erspan0, sit0, tunl0, ip6tnl0 … (net.core.fb_tunnels_only_for_init_net). They are down
+and cannot be removed.
+"""
+
+from __future__ import annotations
+
+from pytest_netns import Bridge, Host, Lab
+
+__all__ = ["bare_names", "own_interfaces"]
+
+
+def bare_names() -> list[str]:
+    """The interfaces of a new namespace, in the order in which the kernel lists them."""
+    with Lab() as lab:
+        return list(lab.host("bare").interfaces)
+
+
+def own_interfaces(host: Host | Bridge) -> set[str]:
+    """A host's interfaces without those, but with the loopback interface."""
+    return set(host.interfaces) - set(bare_names()) | {"lo"}
