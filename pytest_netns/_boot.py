@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _socket
+import errno
 import os
 import select
 import sys
@@ -18,6 +19,7 @@ from ._errors import KernelError
 
 __all__ = ["main"]
 
+_OUT_OF = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: Of a file: device and inode.
 Identity = tuple[int, int]
 
@@ -35,9 +37,11 @@ def main(lobby: int, first: int, names: int, watched: list[int]) -> None:
     try:
         rootless = _leave_the_machine()
         _kernel.unshare(_kernel.CLONE_NEWPID, "CLONE_NEWPID")
-        inner = os.fork()
+        inner = _fork()
     except OSError as error:
-        _channel.send(channel, ("unavailable", error.errno, error.strerror))
+        # What the machine lacks or forbids it will still lack the next time; out of something it may be just now.
+        outcome = "error" if error.errno in _OUT_OF else "unavailable"
+        _channel.send(channel, (outcome, error.errno, error.strerror))
         return
     if inner == 0:
         try:
@@ -57,6 +61,13 @@ def main(lobby: int, first: int, names: int, watched: list[int]) -> None:
     for fd in watched:
         os.close(fd)
     _Names(_socket.socket(fileno=names)).keep_until_end_of(inner)
+
+
+def _fork() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        raise KernelError(error.errno, f"fork: {error.strerror}") from None
 
 
 def _leave_the_machine() -> bool:

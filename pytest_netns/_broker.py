@@ -278,6 +278,8 @@ def _raise_too_many_files(verb: str) -> NoReturn:
 
 _current: Broker | None = None
 _unavailable: str | None = None
+#: Whether a helper has ever started; then this machine does allow it.
+_has_worked = False
 _start_lock = threading.Lock()
 
 
@@ -286,6 +288,7 @@ def start() -> Broker:
 
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
+        KernelError: It would, but is out of processes, memory or descriptors.
     """
     global _current, _unavailable  # noqa: PLW0603 - one helper a process is the point
     with _start_lock:
@@ -297,7 +300,11 @@ def start() -> Broker:
                 _unavailable = _probe.unsupported_platform()
             if _unavailable is not None:
                 raise NamespacesUnavailable(_unavailable)
-            _current = Broker()
+            try:
+                _current = Broker()
+            except OSError as error:
+                message = f"start the helper process: {error.strerror}"
+                raise KernelError(error.errno, message) from None
         return _current
 
 
@@ -306,19 +313,25 @@ def broker() -> Broker:
 
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
+        KernelError: It would, but is out of processes, memory or descriptors.
     """
-    global _current, _unavailable  # noqa: PLW0603
+    global _current, _unavailable, _has_worked  # noqa: PLW0603
     found = start()
     try:
         found.greet()
-    except _RefusedError as refused:
-        number, step = refused.args
+    except (_RefusedError, KernelError) as refused:
         with _start_lock:
             if _current is found:
                 _current = None
                 found.close()
+            if isinstance(refused, KernelError):
+                raise KernelError(refused.errno, f"start the helper process: {refused.strerror}") from None
+            number, step = refused.args
+            if _has_worked:  # so the machine allows it, but not now
+                raise KernelError(number, f"start the helper process: {step}") from None
             _unavailable = _probe.explain(number, str(step).split(":")[0])
         raise NamespacesUnavailable(_unavailable) from None
+    _has_worked = True
     return found
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import select
+import time
 
 __all__ = ["depth", "end_processes"]
 
 #: A killed process ends at once; one that the kernel holds on to (a dead NFS server) may not hold us up.
 _LIMIT_MS = 30_000
+#: Other hosts may start processes without end; who is not seen in so many looks is not there.
+_TIMES = 50
 #: As many as are watched at a time, so that they fit into any limit of open files.
 _AT_A_TIME = 128
 
@@ -31,8 +34,20 @@ def end_processes(kind: str, inodes: list[int], inner_depth: int | None) -> int:
         inner_depth: None if /proc shows our own PID namespace; else our :func:`depth` in the one it shows.
     """
     wanted = {f"{kind}:[{inode}]" for inode in inodes}
-    ended = 0
-    while found := _processes_in(kind, wanted, inner_depth):
+    ended = in_vain = 0
+    deadline = time.monotonic() + _LIMIT_MS / 1000
+    while True:
+        newest = _newest()
+        found = _processes_in(kind, wanted, inner_depth)
+        if not found:
+            # One that forks and ends, and its child too, may be in no list. But then there are new numbers.
+            in_vain += 1
+            if newest == _newest() or in_vain == _TIMES:
+                return ended
+            continue
+        if time.monotonic() > deadline:
+            raise TimeoutError(110, "processes inside make new ones faster than they can be ended")
+        in_vain = 0
         ended += len(found)
         try:
             for watch in found:
@@ -45,7 +60,12 @@ def end_processes(kind: str, inodes: list[int], inner_depth: int | None) -> int:
         finally:
             for watch in found:
                 os.close(watch)
-    return ended
+
+
+def _newest() -> bytes:
+    """The newest number that our PID namespace has given to a process: the last word of /proc/loadavg, proc(5)."""
+    with open("/proc/loadavg", "rb") as file:
+        return file.read().split()[-1]
 
 
 def _processes_in(kind: str, wanted: set[str], inner_depth: int | None) -> list[int]:

@@ -190,7 +190,7 @@ class Inner:
                     except OSError as error:
                         if error.errno in _OUT_OF:
                             raise
-                answer.append(_netlink_socket())
+                answer.append(_netlink_socket(listening=True))
                 answer.append(_kernel.namespace_fd_of_socket(answer[-1]))
         except BaseException:
             for fd in answer:
@@ -313,10 +313,11 @@ class _Inside:
         _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
 
 
-def _netlink_socket() -> int:
+def _netlink_socket(*, listening: bool = False) -> int:
     sock = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
-    # The kernel announces here that an IPv6 address has become usable.
-    sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_IPV6_ADDRESSES)
+    if listening:
+        # The kernel announces here that an IPv6 address has become usable.
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_IPV6_ADDRESSES)
     return sock.detach()
 
 

@@ -18,7 +18,6 @@ from ._errors import ClosedError, KernelError, NetnsError, PlanError, hide_own_f
 from ._fork import Entry
 from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
-from ._plan import check_host_name
 from ._process import Popen
 
 if TYPE_CHECKING:
@@ -279,7 +278,6 @@ class Host(Inside):
         owner: Owner | None = None,
         network: Mapping[str, Host] | None = None,
     ) -> None:
-        check_host_name(name)
         super().__init__(name, namespace, owner)
         self._given: tuple[str, ...] = ()
         self._added: tuple[str, ...] = ()

@@ -114,8 +114,7 @@ class Interface:
                 there.netlink.wait_ready([index], found, [])
         for where, index in self._surroundings.neighbours() if self._surroundings else ():
             where.netlink.forget_lost_neighbours(index)
-        netlink.listen()  # before the look, so that what is not usable yet is announced
-        netlink.wait_ready([], [], netlink.tentative(self.index))
+        netlink.wait_usable(self.index)
 
     def down(self) -> None:
         """Switch it off; the other end of a veth pair loses its carrier.

@@ -388,6 +388,7 @@ class Lab:
             for name in todo.places:
                 made[name] = _named(name, bridge=name in todo.bridges)
                 undo.callback(made[name].close)
+                made[name].netlink.listen()
             return made
         bridges = len(todo.bridges)
         for name, namespace in zip(todo.places, Namespace.many(len(todo.places) - bridges, bridges), strict=True):
@@ -480,13 +481,21 @@ def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:
 
 
 def _make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    """Ask the kernel for all of it: one send for a namespace and round."""
+    """Ask the kernel for all of it, and wait until it is ready; new namespaces listen already."""
+    with contextlib.ExitStack() as listening:
+        for name in {**todo.ready, **dict.fromkeys(todo.places)}:
+            if name not in todo.places:
+                namespaces[name].netlink.listen()
+            listening.callback(namespaces[name].netlink.leave)
+        _ask_and_wait(todo, namespaces)
+
+
+def _ask_and_wait(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
+    """One send for a namespace and round."""
     for name, requests in todo.unplug.items():
         namespaces[name].netlink.batch(requests)
     for name in todo.routers:
         _forward(namespaces[name])
-    for name in todo.ready.keys() - set(todo.places):
-        namespaces[name].netlink.listen()
     for name in {**todo.bridges, **todo.cables}:
         requests = [todo.bridges[name]] if name in todo.bridges else []
         for cable in todo.cables.get(name, ()):

@@ -51,10 +51,13 @@ _SETTLE_LIMIT = 3.0
 class Netlink:
     """A rtnetlink socket in one namespace; usable from any thread, inside an event loop or not."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, listening: bool = False) -> None:
+        """``listening`` says that the socket has joined the group of IPv6 addresses: :meth:`leave` has to be called."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, fileno=fd)
         self._socket.setblocking(True)  # whatever socket.setdefaulttimeout says
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        #: How many listen to announcements of IPv6 addresses; those that came while something else was read.
+        self._listeners = int(listening)
         self._announced: list[bytes] = []
         self._sequence = 0
 
@@ -99,7 +102,7 @@ class Netlink:
             elif first <= number <= last:
                 answers.append(message)
             else:
-                self._announced.append(message)
+                self._keep(message)
         if failure is not None:
             raise failure
         return answers
@@ -116,6 +119,7 @@ class Netlink:
             for message in self._messages():
                 _, kind, _, sequence, _ = _HEADER.unpack_from(message)
                 if sequence != self._sequence:
+                    self._keep(message)
                     continue
                 if kind == _NLMSG_ERROR:
                     code = -struct.unpack_from("=i", message, _HEADER.size)[0]
@@ -154,7 +158,7 @@ class Netlink:
             with contextlib.suppress(KernelError):  # it has come to an answer, or to its end, meanwhile
                 self.batch([delete_neighbour(index, address)])
 
-    def tentative(self, index: int) -> list[tuple[int, bytes]]:
+    def _tentative(self, index: int) -> list[tuple[int, bytes]]:
         """The IPv6 addresses of an interface that cannot be used yet, for :meth:`wait_ready`."""
         return [
             (index, socket.inet_pton(socket.AF_INET6, message.get_attr("IFA_ADDRESS")))
@@ -174,29 +178,48 @@ class Netlink:
         """
         with self._lock:
             waiting = set(indexes) - {index for index in map(_running, answers) if index is not None}
-            if waiting:
-                self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
-                for index in waiting:  # it may have become ready just before we listened
-                    self._socket.send(get_link(index).data)
             tentative = set(addresses)
             deadline = time.monotonic() + _READY_LIMIT
             arrived, self._announced = self._announced, []
             for message in arrived:
                 _note(message, waiting, tentative)
-            while waiting or tentative:
-                self._await(deadline, waiting, tentative)
-                for message in _cut(self._socket.recv(_ENOUGH)):
-                    _note(message, waiting, tentative)
-            # What nobody reads any more would fill the socket's buffer.
-            self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
-            self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+            if waiting:
+                self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
+                for index in waiting:  # it may have become ready just before we listened
+                    self._socket.send(get_link(index).data)
+            listens = bool(waiting)
+            try:
+                while waiting or tentative:
+                    self._await(deadline, waiting, tentative)
+                    for message in _cut(self._receive()):
+                        _note(message, waiting, tentative)
+            finally:
+                if listens:
+                    self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
 
     def listen(self) -> None:
-        """Have the kernel announce IPv6 addresses again, before some are added that :meth:`wait_ready` is to see.
+        """Have the kernel announce IPv6 addresses, before some are added that :meth:`wait_ready` is to see."""
+        with self._lock:
+            self._listeners += 1
+            if self._listeners == 1:
+                self._membership(_ADD_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
 
-        A new socket listens (:mod:`pytest_netns._helper`); the first wait is the end of that.
-        """
-        self._membership(_ADD_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+    def leave(self) -> None:
+        """End of :meth:`listen`: what nobody reads any more would fill the socket's queue."""
+        with self._lock:
+            self._listeners -= 1
+            if self._listeners == 0:
+                self._membership(_DROP_MEMBERSHIP, _RTNLGRP_IPV6_IFADDR)
+                self._announced = []
+
+    def wait_usable(self, index: int) -> None:
+        """Return once all IPv6 addresses of an interface can be used."""
+        with self._lock:
+            self.listen()  # before the look, so that what is not usable yet is announced
+            try:
+                self.wait_ready([], [], self._tentative(index))
+            finally:
+                self.leave()
 
     def settle(self, index: int, *requests: Request) -> None:
         """Send requests, and return once the kernel has worked off what they, and others, have done to an interface.
@@ -208,26 +231,32 @@ class Netlink:
         Raises:
             KernelError: The kernel refused a request, or the interface is gone.
         """
-        if not any(map(_unsettled, self.batch([*requests, get_link(index)]))):
-            return
-        deadline = time.monotonic() + _SETTLE_LIMIT
-        self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
-        try:
-            while any(map(_unsettled, self.batch([get_link(index)]))):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return  # a driver that keeps the two apart
-                self._wait(min(left, 0.1))  # another thread may have taken the announcement
-        finally:
-            self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
-            with self._lock:  # of interfaces, only what is said while somebody waits counts
-                self._announced = [each for each in self._announced if _HEADER.unpack_from(each)[1] == _NEWADDR]
+        with self._lock:
+            if not any(map(_unsettled, self.batch([*requests, get_link(index)]))):
+                return
+            deadline = time.monotonic() + _SETTLE_LIMIT
+            self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
+            try:
+                while any(map(_unsettled, self.batch([get_link(index)]))):
+                    if not self._wait(max(0.0, deadline - time.monotonic())):
+                        return  # a driver that keeps the two apart
+            finally:
+                self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
 
     def add_and_wait(self, request: Request, index: int, address: bytes) -> None:
         """Add an IPv6 address to an interface that is up, and return once it can be used."""
-        self.listen()
-        self.batch([request])
-        self.wait_ready([], [], [(index, address)])
+        with self._lock:
+            self.listen()
+            try:
+                self.batch([request])
+                self.wait_ready([], [], [(index, address)])
+            finally:
+                self.leave()
+
+    def _keep(self, message: bytes) -> None:
+        """Keep what the kernel announces to a listener while somebody reads something else."""
+        if self._listeners and _HEADER.unpack_from(message)[1] == _NEWADDR:
+            self._announced.append(message)
 
     def _await(self, deadline: float, waiting: set[int], tentative: set[tuple[int, bytes]]) -> None:
         left = max(0.0, deadline - time.monotonic())
@@ -245,10 +274,18 @@ class Netlink:
     def _membership(self, verb: int, group: int) -> None:
         self._socket.setsockopt(_SOL_NETLINK, verb, group)
 
+    def _receive(self, flags: int = 0) -> bytes:
+        try:
+            return self._socket.recv(_ENOUGH, flags)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # ENOBUFS: there was more than the socket's queue takes
+            raise KernelError(error.errno, f"read what the kernel answers: {error.strerror}") from None
+
     def _messages(self) -> Iterator[bytes]:
         while True:
             try:
-                data = self._socket.recv(_ENOUGH, socket.MSG_DONTWAIT)
+                data = self._receive(socket.MSG_DONTWAIT)
             except BlockingIOError:  # rare: the kernel answers before the send returns
                 if not self._wait(_READY_LIMIT):
                     raise WaitTimeout(

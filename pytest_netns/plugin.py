@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--netns-named",
         action="store_true",
-        help="give every namespace a name that `ip netns` shows, while it lives (needs root)",
+        help="give the namespaces of the fixtures and bodies names that `ip netns` shows, while they live (needs root)",
     )
     parser.addini("netns_missing", "skip or fail a test where network namespaces cannot be had", default="")
     parser.addini(
@@ -245,11 +245,19 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
     PairShape.from_keywords(shape)
 
 
+def _may_ask_later(item: pytest.Item) -> bool:
+    """Whether it, or a fixture of somebody else's, takes ``request``, by which it may get its pair."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:  # no test function
+        return True
+    fixtures = [each for known in info.name2fixturedefs.values() for each in known]
+    foreign = [each for each in fixtures if not each.func.__module__.startswith(("_pytest.", "pytest_netns."))]
+    return "request" in info.argnames or any("request" in each.argnames for each in foreign)
+
+
 def _check_that_it_shapes(item: pytest.Item) -> None:
     """Refuse keywords of the pair on a test without one; a class's or module's are for those tests that have one."""
-    # One that takes ``request`` itself may get its pair later.
-    own_arguments = getattr(getattr(item, "_fixtureinfo", None), "argnames", ())
-    if "netns_pair" in getattr(item, "fixturenames", ()) or "request" in own_arguments:
+    if "netns_pair" in getattr(item, "fixturenames", ()) or _may_ask_later(item):
         return
     own = [mark.kwargs for mark in item.own_markers if mark.name == "netns"]
     of_the_pair = {keyword for keywords in own for keyword in keywords} - _settings.OF_THE_BODY - _settings.OF_THE_TEST

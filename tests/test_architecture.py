@@ -64,7 +64,7 @@ FLOORS = (
 )
 #: What runs in the helper's process; what it imports is part of the first test's time.
 HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_helper", "_boot"}
-CHEAP = {"__future__", "_signal", "_socket", "ctypes", "errno", "marshal", "os", "select", "struct", "sys"}
+CHEAP = {"__future__", "_signal", "_socket", "ctypes", "errno", "marshal", "os", "select", "struct", "sys", "time"}
 #: A dangerous word, and the modules that may use it.
 HOMES = {
     "fork": {"_fork", "_boot", "_exec"},

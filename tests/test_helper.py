@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pace import seconds
 
-from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, ping
+from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, _helper, ping
 
 pytestmark = pytest.mark.kernel
 
@@ -31,6 +31,13 @@ def halves():
     outer = _broker.broker()._process.pid
     with open(f"/proc/{outer}/task/{outer}/children") as file:
         return {"outer": outer, "inner": int(file.read())}
+
+def refusing(boot, step, number, words):
+    #What starts a helper to which a step is refused.
+    fail = f"lambda: (_ for _ in ()).throw(KernelError({number}, '{words}: injected'))"
+    start = "from pytest_netns._boot import main"
+    errors = "from pytest_netns._errors import KernelError"
+    return boot.replace(start, f"{errors}; {start}; sys.modules['pytest_netns._boot'].{step} = {fail}")
 """
 
 
@@ -222,6 +229,65 @@ def test_the_end_of_a_fork_is_not_the_end_of_the_helper() -> None:
         os.write(write, b"x")
         os.waitpid(stays, 0)
     """)
+
+
+def test_a_passing_lack_of_resources_is_no_refusal() -> None:
+    """A helper that cannot start for want of descriptors or processes is an error, not a reason to skip the rest."""
+    _run("""
+        import resource
+        from pytest_netns import _launch
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, hard))
+        whole = _launch._BOOT
+        for short_of, number in (("descriptors", 24), ("processes", 11), ("nothing", 0)):
+            try:
+                with Lab() as lab:
+                    lab.pair()
+            except KernelError as error:
+                assert error.errno == number, error
+                assert "start the helper process" in str(error), error
+            else:
+                assert short_of == "nothing"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            _launch._BOOT = whole if short_of != "descriptors" else refusing(whole, "_fork", 11, "fork")
+    """)
+
+
+def test_a_refusal_after_success_is_an_error() -> None:
+    """Where networks could be made before, a helper that is refused later fails its test; others are still tried."""
+    _run("""
+        from pytest_netns import _launch
+        from pytest_netns._broker import broker, shut_down
+        with Lab() as lab:
+            lab.pair()
+        shut_down()
+        whole = _launch._BOOT
+        _launch._BOOT = refusing(whole, "_leave_the_machine", 28, "unshare(CLONE_NEWNET)")
+        try:
+            Lab().pair()
+        except KernelError as error:
+            assert error.errno == 28 and "unshare(CLONE_NEWNET)" in str(error), error
+        else:
+            sys.exit("not refused")
+        _launch._BOOT = whole
+        with Lab() as lab:
+            lab.pair()
+    """)
+
+
+def test_settings_that_differ_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test relies on is written where the machine's value is another, and only there."""
+    machine = dict.fromkeys(_helper._SETTINGS, b"0\n") | {"ipv4/conf/all/rp_filter": b"2\n"}
+    monkeypatch.setattr(_helper, "_read", lambda path: machine[path.removeprefix("/proc/sys/net/")])
+    written = dict(_helper._to_write(_helper._SETTINGS))
+    assert written.pop("/proc/sys/net/ipv4/conf/all/rp_filter") == b"0"
+    assert written == {"/proc/sys/net/ipv6/conf/all/keep_addr_on_down": b"1"}
+
+
+def test_a_host_has_the_settings(netns: Host) -> None:
+    """In a host they are as documented, whatever the machine's are."""
+    for name, value in _helper._SETTINGS.items():
+        assert netns.sysctl(name) == value
 
 
 def test_too_many_open_files_are_an_error_and_nothing_half_made() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from pace import seconds
 
-from pytest_netns import Host, Lab, Pair, ping
+from pytest_netns import Host, Lab, Namespace, Pair, ping
 
 pytestmark = pytest.mark.kernel
 
@@ -98,3 +101,56 @@ def test_state_tells_addresses_whoever_gave_them(netns_pair: Pair) -> None:
     beijing.add_address("eth0", "10.0.0.9/24")
     assert "10.0.0.9/24" in beijing.interfaces["eth0"].addresses
     assert beijing.interfaces["lo"].addresses == ("127.0.0.1/8", "::1/128")
+
+
+def test_an_added_address_can_be_used_at_once(netns_pair: Pair) -> None:
+    """IPv6 as IPv4: the first packet to and from an address that was just added gets through."""
+    beijing, shanghai = netns_pair
+    assert_first_packets(beijing, shanghai)
+    for number in range(16, 16 + 10 * ROUNDS):
+        for address in (f"10.0.0.{number}/24", f"fd00:10::{number:x}/64"):
+            beijing.add_address("eth0", address)
+            result = ping(shanghai, address.partition("/")[0], timeout=20)
+            assert result
+            assert result.max is not None
+            assert result.max < LOST_AFTER, result
+
+
+def test_another_thread_may_read_meanwhile(netns_pair: Pair) -> None:
+    """Whoever reads a host's interfaces takes no announcement away from who waits for an address."""
+    beijing, _ = netns_pair
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            assert "eth0" in beijing.interfaces
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        begin = time.monotonic()
+        for number in range(1, 100):
+            beijing.add_address("eth0", f"fd00:10::1:{number:x}/64")
+        beijing["eth0"].down()
+        beijing["eth0"].up()
+        assert time.monotonic() - begin < 40  # one that is missed is waited for for a minute
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+
+
+def test_what_happens_unread_fills_no_queue(netns: Host, netns_pair: Pair) -> None:
+    """Thousands of addresses that come and go by others' hands are no trouble to who looks at the host."""
+    with Host.attach(fd=netns.namespace.fileno()) as attached, Namespace() as bare:
+        hosts = [attached, netns, netns_pair.hosts[0], Host("bare", bare)]
+        for host in hosts:
+            assert "lo" in host.interfaces
+        change = "".join(f"address {verb} fd00:7::1/128 dev lo\n" for _ in range(1000) for verb in ("add", "del"))
+        for host in hosts:
+            host.run(["ip", "-batch", "-"], input=change, text=True, check=True)
+        for host in hosts:
+            for _ in range(2):
+                assert "lo" in host.interfaces
+            assert host.namespace.netlink._announced == []

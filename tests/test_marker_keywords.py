@@ -93,12 +93,20 @@ def test_keywords_of_a_pair_need_a_pair(inner: Inner) -> None:
         def test_by_way_of_another_fixture(beijing):
             assert beijing.interfaces["eth0"].mtu == 1400
 
+        @pytest.fixture
+        def site(request):
+            return request.getfixturevalue("netns_pair")
+
+        @pytest.mark.netns(mtu=1400)
+        def test_by_way_of_a_fixture_that_asks_later(site):
+            assert site.hosts[0].interfaces["eth0"].mtu == 1400
+
         @pytest.mark.netns(timeout=99)
-        def test_of_the_module():
+        def test_of_the_module(tmp_path):
             pass
     """
     result = inner.run(source)
-    result.assert_outcomes(errors=3, passed=4)
+    result.assert_outcomes(errors=3, passed=5)
     words = "shapes netns_pair, which the test does not ask for"
     result.stdout.fnmatch_lines([f"*test_forgotten: @pytest.mark.netns(mtu, subnet=…) {words}"])
     result.stdout.fnmatch_lines([f"*test_parameters[[]1]: *{words}"])

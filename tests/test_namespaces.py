@@ -130,6 +130,20 @@ class TestNamed:
         assert os.listdir("/proc/self/fd") == before
 
     @needs_ip
+    def test_any_name_that_ip_netns_takes_can_be_attached_to(self, name: str) -> None:
+        """Also one that could not be a host's; and nothing is left open."""
+        odd = f"{name}@home_"
+        subprocess.run(["ip", "netns", "add", odd], check=True)
+        try:
+            before = len(os.listdir("/proc/self/fd"))
+            with Host.attach(odd) as host:
+                assert host.name == odd
+                assert host.namespace.id == os.stat(NAMES / odd).st_ino
+            assert len(os.listdir("/proc/self/fd")) == before
+        finally:
+            subprocess.run(["ip", "netns", "del", odd], check=True)
+
+    @needs_ip
     def test_a_removed_name_does_not_trouble_the_end(self, name: str) -> None:
         """``ip netns del`` takes the name only: the namespace is used on, and closed without complaint."""
         with Lab(named=True) as lab:
