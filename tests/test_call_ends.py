@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, start_daemon
 
-from pytest_netns import ChildDied, Host, KernelError, Lab, Pair, WaitTimeout, _call, _fork
+from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _fork
 
 __all__ = ["fifo"]
 
@@ -196,24 +195,3 @@ class TestEndOfABlock:
             assert [fd for fd, _ in poll.poll(0)] == [readers[1]]
         for reader in readers:
             os.close(reader)
-
-
-#: Is never long in any list of processes: forks, and leaves the rest to its child.
-HOPPER = "import os\nwhile True:\n    if os.fork():\n        os._exit(0)"
-
-
-def test_one_that_hops_from_process_to_process_is_caught() -> None:
-    """A program that is in no list of processes, because it has another number by then, ends with its host."""
-    for _ in range(5):
-        with Lab() as lab:
-            host = lab.host()
-            ends, ours = os.pipe()
-            hoppers = [
-                host.popen([sys.executable, "-I", "-S", "-c", HOPPER], pass_fds=[ours], stderr=subprocess.DEVNULL)
-                for _ in range(3)
-            ]
-            os.close(ours)
-            for hopper in hoppers:
-                hopper.wait()  # the first one of each
-        with open(ends, "rb") as all_ended:
-            assert select.select([all_ended], [], [], 0)[0], "somebody is left who holds the other end"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from pace import seconds
 
-from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, _helper, ping
+from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, _ending, _helper, ping
 
 pytestmark = pytest.mark.kernel
 
@@ -273,6 +275,78 @@ def test_a_refusal_after_success_is_an_error() -> None:
         with Lab() as lab:
             lab.pair()
     """)
+
+
+def test_one_that_hops_from_process_to_process_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that finds nobody counts only if no process was born meanwhile: it may have had another number by then."""
+    program = subprocess.Popen(["sleep", "1000"])
+    looks = iter(
+        [
+            ([], set()),  # new numbers meanwhile
+            ([], {"7"}),  # one was gone
+            ([], {"7", "8"}),  # another was gone
+            ([os.pidfd_open(program.pid)], {"7", "8"}),
+            ([], {"7", "8"}),  # the same as before, and no new numbers
+        ]
+    )
+    numbers = iter([b"1", b"2", b"2", b"2", b"2", b"2", b"2", b"3", b"3"])
+    monkeypatch.setattr(_ending, "_processes_in", lambda *_: next(looks))
+    monkeypatch.setattr(_ending, "_newest", lambda: next(numbers))
+    assert _ending.end_processes("net", [1], None) == 1
+    assert program.wait() == -9
+    assert (next(looks, None), next(numbers, None)) == (None, None)
+
+
+def test_who_is_faster_than_the_looks_is_made_to_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When looking does not come to an end, all stand still until those who are meant are ended, and then go on."""
+    program = subprocess.Popen(["sleep", "1000"])
+    numbers = itertools.count()
+    signals: list[int] = []
+    looks = iter([[os.pidfd_open(program.pid)], []])
+
+    def look(*_: object) -> tuple[list[int], set[str]]:
+        assert next(numbers) < 1000
+        return (next(looks), set()) if signals else ([], {str(next(numbers))})
+
+    monkeypatch.setattr(_ending, "_processes_in", look)
+    monkeypatch.setattr(_ending, "_newest", lambda: b"%d" % next(numbers))
+    monkeypatch.setattr(_ending, "_signal_all", signals.append)
+    assert _ending.end_processes("net", [1], None) == 1
+    assert program.wait() == -9
+    assert signals == [signal.SIGSTOP, signal.SIGCONT]
+
+
+#: Keeps a hundred processes, each of which forks and ends, again and again.
+BOMB_FEW = """
+import os
+for _ in range(100):
+    if os.fork() == 0:
+        while True:
+            if os.fork():
+                os._exit(0)
+"""
+
+
+def test_programs_of_other_hosts_go_on(netns_pair: Pair) -> None:
+    """Ending a bomb in one host leaves a program in another as it was."""
+    beijing, shanghai = netns_pair
+    echo = "import sys\nfor line in sys.stdin: print(line.upper(), end='', flush=True)"
+    with shanghai.popen(
+        [sys.executable, "-I", "-S", "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        for _ in range(3):
+            beijing.popen([sys.executable, "-I", "-S", "-c", BOMB_FEW]).wait()
+            program.stdin.write("hello\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "HELLO\n"
+            beijing.end_processes()
+            program.stdin.write("again\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "AGAIN\n"
+        program.stdin.close()
+        assert beijing.end_processes() == 0
 
 
 def test_settings_that_differ_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
