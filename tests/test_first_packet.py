@@ -52,7 +52,7 @@ def _kernel_busy() -> Iterator[None]:
     """
     work = "while :; do echo link add one type veth peer name two; echo link del one; done | ip -batch -"
     with Lab() as lab:
-        hosts = [lab.host(f"busy{number}") for number in range(4)]
+        hosts = [lab.host(f"busy{number}") for number in range(8)]
         programs = [
             host.popen(["sh", "-c", work], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) for host in hosts
         ]
