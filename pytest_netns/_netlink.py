@@ -32,6 +32,7 @@ _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 26, 30
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP, _IFF_DORMANT = 0x1, 0x40, 0x10000, 0x20000
 _IFA_F_TENTATIVE = 0x40
+_IFLA_OPERSTATE, _OPER_UP = 16, 6
 _NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED = 0x01, 0x10, 0x20  # linux/neighbour.h
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
@@ -303,11 +304,25 @@ def _cut(data: bytes) -> Iterator[bytes]:
 
 
 def _running(message: bytes) -> int | None:
-    """The index of the interface if this says that it is up and passes packets (operstate UP)."""
+    """The index of the interface if this says that it is up and passes packets (operstate UP).
+
+    IFF_RUNNING alone does not say so: a new interface, whose first link event is still to be worked off, has the
+    operstate UNKNOWN, which counts as running (netif_oper_up, linux/netdevice.h).
+    """
     if _HEADER.unpack_from(message)[1] != _NEWLINK:
         return None
     _, _, index, flags, _ = _LINK.unpack_from(message, _HEADER.size)
-    return int(index) if flags & _IFF_RUNNING and flags & _IFF_UP else None
+    return int(index) if flags & _IFF_RUNNING and flags & _IFF_UP and _operstate(message) == _OPER_UP else None
+
+
+def _operstate(message: bytes) -> int | None:
+    position = _HEADER.size + _LINK.size
+    while position + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, position)
+        if kind == _IFLA_OPERSTATE:
+            return message[position + 4]
+        position += max(4, (length + 3) & ~3)
+    return None
 
 
 def is_up(message: bytes) -> bool:

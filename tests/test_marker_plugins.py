@@ -73,7 +73,7 @@ def test_anyio_runs_coroutines_inside(inner: Inner, backend: str) -> None:
     """Coroutine tests of anyio run inside, on asyncio and on trio, with their async fixtures."""
     source = f"""
 import socket
-import anyio, pytest
+import os, anyio, pytest
 
 pytestmark = [pytest.mark.netns, pytest.mark.anyio]
 
