@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _requests
 from ._broker import Broker, broker
+from ._build import make, new_namespaces
 from ._describe import as_dot, as_mermaid, as_text
 from ._errors import ClosedError, PlanError, hide_own_frames
 from ._host import Bridge, Host, Inside
@@ -23,7 +23,7 @@ from ._plan import AUTO, NOTHING, End, Plan, add_end, add_link, add_node, add_se
 from ._reading import load_toml, plan_from
 from ._requests import Request
 from ._routing import routes
-from ._steps import Steps, steps
+from ._steps import steps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -374,27 +374,13 @@ class Lab:
         todo = steps(self._made, plan)
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with contextlib.ExitStack() as undo:
-            made = self._namespaces(todo, undo)
+            made = new_namespaces(todo, undo, named=self._named)
             there = {name: place.namespace for name, place in places.items() if name not in made}
-            _make(todo, {**there, **made})
+            make(todo, {**there, **made})
             undo.pop_all()
         for name, namespace in made.items():
             places[name]._namespace = namespace
         self._made = plan
-
-    def _namespaces(self, todo: Steps, undo: contextlib.ExitStack) -> dict[str, Namespace]:
-        made: dict[str, Namespace] = {}
-        if self._named:
-            for name in todo.places:
-                made[name] = _named(name, bridge=name in todo.bridges)
-                undo.callback(made[name].close)
-                made[name].netlink.listen()
-            return made
-        bridges = len(todo.bridges)
-        for name, namespace in zip(todo.places, Namespace.many(len(todo.places) - bridges, bridges), strict=True):
-            made[name] = namespace
-            undo.callback(namespace.close)
-        return made
 
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None:
         """What is known of an interface of a host or bridge; None if the lab has not made it."""
@@ -463,53 +449,8 @@ class _Surroundings:
         ]
 
 
-def _named(name: str, *, bridge: bool) -> Namespace:
-    """Two networks at a time may have a beijing, in one session or in several: the second becomes beijing-2."""
-    label = name
-    for number in itertools.count(2):
-        with contextlib.suppress(FileExistsError):
-            return Namespace(label, _for_bridge=bridge)
-        label = f"{name[:50]}-{number}"
-    raise AssertionError("there is always a next number")
-
-
 def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:
     found: dict[int, tuple[Broker, list[int]]] = {}
     for namespace in namespaces:
         found.setdefault(id(namespace.broker), (namespace.broker, []))[1].append(namespace.id)
     return list(found.values())
-
-
-def _make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    """Ask the kernel for all of it, and wait until it is ready; new namespaces listen already."""
-    with contextlib.ExitStack() as listening:
-        for name in {**todo.ready, **dict.fromkeys(todo.places)}:
-            if name not in todo.places:
-                namespaces[name].netlink.listen()
-            listening.callback(namespaces[name].netlink.leave)
-        _ask_and_wait(todo, namespaces)
-
-
-def _ask_and_wait(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    """One send for a namespace and round."""
-    for name, requests in todo.unplug.items():
-        namespaces[name].netlink.batch(requests)
-    for name in todo.routers:
-        _forward(namespaces[name])
-    for name in {**todo.bridges, **todo.cables}:
-        requests = [todo.bridges[name]] if name in todo.bridges else []
-        for cable in todo.cables.get(name, ()):
-            far = namespaces[cable.far_place].fileno()
-            requests.append(_requests.add_veth(cable.near, cable.far, cable.mtu, far))
-        namespaces[name].netlink.batch(requests)
-    answers: dict[str, list[bytes]] = {}
-    for name, requests in (*todo.settle.items(), *todo.read.items()):
-        answers[name] = namespaces[name].netlink.batch(requests)
-    for name, (indexes, addresses) in todo.ready.items():
-        namespaces[name].netlink.wait_ready(indexes, answers[name], addresses)
-
-
-def _forward(namespace: Namespace) -> None:
-    """Have it pass on packets that are not for itself (ip-sysctl.rst)."""
-    for setting in ("ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if namespace.broker.ipv6 else [])):
-        namespace.broker.request("sysctl", setting, b"1", fds=[namespace.fileno()])

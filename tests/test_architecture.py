@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ FLOORS = (
     "_interfaces",
     "_process",
     "_host",
+    "_build",
     "_lab",
     "_echo",
     "packets",
@@ -121,6 +123,14 @@ def _own_imports(module: str) -> set[str]:
 def test_every_module_has_its_place() -> None:
     """The list of floors names every module of the package, each once."""
     assert sorted(FLOORS) == _modules()
+
+
+def test_the_drawing_of_the_house_is_true() -> None:
+    """The documentation names every module, from the top to the bottom."""
+    text = (PACKAGE.parent / "docs" / "how-it-works.md").read_text().partition("## The house")[2]
+    table = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    names = re.findall(r"`(_*[a-z_0-9]+)`", re.sub(r"\(.*?\)", "", "\n".join(table)))
+    assert names == list(FLOORS)
 
 
 @pytest.mark.parametrize("module", FLOORS)
