@@ -3,12 +3,13 @@
 The child must not touch the data file: it is the test process's. So the child measures into memory, from
 nothing, and the result travels as plain values; they are joined when the tests are over and before anybody
 saves. coverage has no public way to exchange where a running measurement puts its data, so a few of its
-private names are used, and where they are not as expected nothing is measured in children.
+private names are used; where they are not as expected nothing is measured in children, and a warning says so.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 __all__ = ["Measured", "Measurement", "join", "start"]
@@ -52,9 +53,15 @@ def start() -> Measurement | None:
     try:
         collector = running._collector
         context = collector.covdata._current_context
-        collector._clear_data()
+        for ran in collector.data.values():  # frames that are under way go on writing there
+            ran.clear()
+        for tracer in collector.tracers:
+            tracer.reset_activity()
         collector.covdata = running._data = data
     except AttributeError:
+        warnings.warn(
+            "this version of coverage is not known: lines that run inside a host are not counted", stacklevel=2
+        )
         return None
     data.set_context(context)
     return Measurement(running, data)
