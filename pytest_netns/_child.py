@@ -117,6 +117,9 @@ def _settle(plan: Plan) -> None:
     faulthandler.register(SHOW_STACKS, file=plan.stacks, all_threads=True, chain=True)
     plan.send.owner = os.getpid()
     if plan.mirrors:
+        for stream in (sys.__stdout__, sys.__stderr__):  # where --capture=tee-sys shows it, too
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)  # an end by a signal must not take lines with it
         _journal.Mirrors(cast(_journal.Journal, _Outputs(plan.send)))
     for logger, handlers in plan.loggers:
         logger.handlers = handlers
