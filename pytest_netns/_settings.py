@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import PlanError
 
@@ -20,8 +19,7 @@ OF_THE_TEST = frozenset(("requires",))
 BODY_LIMIT = 300.0
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Of a whole session.
 
     Attributes:
@@ -37,8 +35,7 @@ class Settings:
     named: bool
 
 
-@dataclass(frozen=True)
-class MarkerSettings:
+class MarkerSettings(NamedTuple):
     """Of one test, from ``@pytest.mark.netns``.
 
     Attributes:
