@@ -82,8 +82,11 @@ def _signal_all(number: int) -> None:
 
 def _newest() -> bytes:
     """The newest number that our PID namespace has given to a process: the last word of /proc/loadavg, proc(5)."""
-    with open("/proc/loadavg", "rb") as file:
-        return file.read().split()[-1]
+    fd = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 100).split()[-1]
+    finally:
+        os.close(fd)
 
 
 def _processes_in(kind: str, wanted: set[str], inner_depth: int | None) -> tuple[list[int], set[str]]:
