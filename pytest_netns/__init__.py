@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._bridge import Bridge
     from ._errors import (
         ChildDied,
         ChildError,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         RemoteError,
         WaitTimeout,
     )
-    from ._host import Bridge, Host
+    from ._host import Host
     from ._interfaces import Interface, InterfaceState
     from ._lab import Lab, Pair
     from ._namespace import Namespace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "_bridge": ("Bridge",),
     "_errors": (
         "ChildDied",
         "ChildError",
@@ -40,7 +42,7 @@ _HOMES = {
         "RemoteError",
         "WaitTimeout",
     ),
-    "_host": ("Bridge", "Host"),
+    "_host": ("Host",),
     "_interfaces": ("Interface", "InterfaceState"),
     "_lab": ("Lab", "Pair"),
     "_namespace": ("Namespace",),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ._call import Outcome
     from ._fork import Entry
-    from ._host import Inside
+    from ._inside import Inside
 
     P = ParamSpec("P")
 

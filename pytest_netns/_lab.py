@@ -10,20 +10,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from . import _requests
+from ._bridge import Bridge
 from ._broker import Broker, broker
 from ._build import make, new_namespaces
 from ._describe import as_dot, as_mermaid, as_text
 from ._errors import ClosedError, PlanError, hide_own_frames
-from ._host import Bridge, Host, Inside
+from ._host import Host
+from ._inside import Inside
 from ._interfaces import Surroundings
 from ._namespace import Namespace
 from ._pair import PairShape, plan_pair
-from ._plan import AUTO, NOTHING, End, Plan, add_end, add_link, add_node, add_segment, remove
+from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
 from ._reading import load_toml, plan_from
-from ._requests import Request
-from ._routing import routes
 from ._steps import steps
+from ._surroundings import LabSurroundings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -389,7 +389,7 @@ class Lab:
         else:
             ends = (end for end in self._made.of_node.get(place.name, ()) if end.name == interface)
         end = next(ends, None)
-        return None if end is None else _Surroundings(self, end, is_port=isinstance(place, Bridge))
+        return None if end is None else LabSurroundings(self, end, is_port=isinstance(place, Bridge))
 
     def close(self) -> None:
         """End everything; may be called twice."""
@@ -417,36 +417,6 @@ class Lab:
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<Lab {', '.join(self._hosts) or 'empty'}{state}>"
-
-
-class _Surroundings:
-    """Of an interface that a lab has made, on either side of its veth pair."""
-
-    def __init__(self, lab: Lab, end: End, *, is_port: bool) -> None:
-        self._lab, self._end, self._is_port = lab, end, is_port
-
-    def peer(self) -> tuple[Namespace, int] | None:
-        end, lab = self._end, self._lab
-        if self._is_port:
-            return lab._hosts[end.node].namespace, end.index
-        if end.port:
-            return lab._bridges[end.segment].namespace, end.port_index
-        other = next(each for each in lab._made.on_segment[end.segment] if each is not end)
-        return lab._hosts[other.node].namespace, other.index
-
-    def neighbours(self) -> list[tuple[Namespace, int]]:
-        ends = self._lab._made.on_segment.get(self._end.segment, ())
-        return [(self._lab._hosts[end.node].namespace, end.index) for end in ends]
-
-    def routes(self) -> list[Request]:
-        if self._is_port:
-            return []
-        these = routes(self._lab._made).get(self._end.node, ())
-        return [
-            _requests.restore_route(route.version, route.destination, route.via)
-            for route in these
-            if route.segment == self._end.segment
-        ]
 
 
 def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:

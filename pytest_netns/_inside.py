@@ -1,0 +1,266 @@
+"""What hosts and bridges have in common: run callables and programs, open sockets, read interfaces and settings."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as _socket
+import subprocess
+from collections.abc import Callable, Iterator
+from operator import index
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ._block import CALL_LIMIT, Block
+from ._child import current_tag
+from ._errors import ClosedError, KernelError, PlanError, hide_own_frames
+from ._fork import Entry
+from ._interfaces import Interface, InterfaceState, Surroundings, read_states
+from ._namespace import Namespace
+from ._process import Popen
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, Self
+
+    P = ParamSpec("P")
+
+__all__ = ["Inside"]
+
+__tracebackhide__ = hide_own_frames
+
+T = TypeVar("T")
+
+
+class Owner(Protocol):
+    """Who makes a host or bridge that is only planned so far, and ends it."""
+
+    def build(self) -> None: ...
+    def remove(self, *places: Inside) -> None: ...
+    def surroundings(self, place: Inside, interface: str) -> Surroundings | None: ...
+
+
+class Inside:
+    """A namespace with a name, in which things run; what hosts and bridges have in common."""
+
+    def __init__(self, name: str, namespace: Namespace | None = None, owner: Owner | None = None) -> None:
+        self.name = name
+        self._namespace = namespace
+        self._owner = owner
+        self._ended = False
+        self._mounts: int | None = None
+        self._mounts_asked = False
+
+    @property
+    def namespace(self) -> Namespace:
+        """Its network namespace; made now, with the whole lab, if it has not been."""
+        if self._namespace is None:
+            if self._ended or self._owner is None:
+                raise ClosedError(f"{self!r} is closed")
+            self._owner.build()
+            assert self._namespace is not None
+        return self._namespace
+
+    # Running
+
+    @contextlib.contextmanager
+    def enter(self, *, timeout: float | None = CALL_LIMIT) -> Iterator[Block]:
+        """Enter for a block: ``with host.enter() as run: run(function, …)``.
+
+        Each ``run`` forks, enters the host and calls; the test process itself never changes its namespace. When the
+        block ends, processes that its callables started and left are killed. (Where the kernel has no time namespaces,
+        before Linux 5.6 or with CONFIG_TIME_NS=n, nothing tells them from others; they then end with the host.)
+
+        Args:
+            timeout: Seconds that each call may take; None for no limit.
+
+        Source: setns(2), fork(2).
+        """
+        number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+        if timeout is not None and not (number and timeout > 0):
+            raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
+        block = Block(self, timeout)
+        try:
+            yield block
+        finally:
+            block.close()
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function inside, once: ``with self.enter() as run: return run(function, …)``, limit 60 s."""
+        __tracebackhide__ = True
+        with self.enter() as run:
+            return run(function, *args, **kwargs)
+
+    async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """:meth:`call` for a running event loop: the loop goes on meanwhile."""
+        __tracebackhide__ = True
+        with self.enter() as run:
+            return await run.acall(function, *args, **kwargs)
+
+    def popen(self, args: Any, *positional: Any, **keywords: Any) -> Popen:
+        """Start a program inside; takes and returns what ``subprocess.Popen`` does.
+
+        It runs as the test's own user, with the capabilities a network needs. It ends with the host at the latest.
+        """
+        return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=self.namespace.broker, **keywords)
+
+    def run(
+        self,
+        args: Any,
+        *positional: Any,
+        input: Any = None,
+        capture_output: bool = False,
+        timeout: float | None = None,
+        check: bool = False,
+        **keywords: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a program inside and wait for it; takes, returns and raises what ``subprocess.run`` does."""
+        if input is not None:
+            if keywords.get("stdin") is not None:
+                raise ValueError("stdin and input arguments may not both be used.")
+            keywords["stdin"] = subprocess.PIPE
+        if capture_output:
+            if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
+                raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+            keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
+        with self.popen(args, *positional, **keywords) as process:
+            try:
+                stdout, stderr = process.communicate(input, timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            except BaseException:
+                process.kill()
+                raise
+        code = process.returncode
+        if check and code:
+            raise subprocess.CalledProcessError(code, process.args, output=stdout, stderr=stderr)
+        return subprocess.CompletedProcess(process.args, code, stdout, stderr)
+
+    def socket(
+        self,
+        family: int = _socket.AF_INET,
+        type: int = _socket.SOCK_STREAM,
+        proto: int = 0,
+    ) -> _socket.socket:
+        """Open an ordinary socket that lives inside and is used from here, raw ones and low ports included.
+
+        Names and interface names given to it are still looked up in the test process; give addresses.
+
+        Raises:
+            OSError: As ``socket.socket`` would.
+        """
+        try:
+            net = self.namespace.fileno()
+            _, (fd,) = self.namespace.broker.request("socket", index(family), index(type), index(proto), fds=[net])
+        except KernelError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0)) from None
+        return _socket.socket(family, type, proto, fileno=fd)
+
+    # Looking
+
+    @property
+    def interfaces(self) -> dict[str, InterfaceState]:
+        """The interfaces as they are now, by name."""
+        return {state.name: state for state in read_states(self.namespace)}
+
+    def __getitem__(self, name: str) -> Interface:
+        """The interface of that name.
+
+        Raises:
+            KeyError: There is none; the message lists those there are.
+        """
+        states = self.interfaces
+        if name not in states:
+            raise KeyError(f"{self.name} has no interface {name!r}; it has {', '.join(states)}")
+        surroundings = None if self._owner is None else self._owner.surroundings(self, name)
+        return Interface(self.namespace, name, states[name].index, surroundings)
+
+    def interface_index(self, name: str) -> int:
+        """The number of an interface, as a scope id wants it."""
+        return self[name].index
+
+    def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Read, or write and read, a network setting of this namespace: ``host.sysctl("ipv4.ip_forward", 1)``.
+
+        Args:
+            name: Below ``net.``, as sysctl(8) has it, or as a path below ``/proc/sys/net``.
+
+        Raises:
+            FileNotFoundError: There is no such setting in a namespace.
+            OSError: The kernel refuses the value.
+        """
+        if not isinstance(name, str):
+            raise PlanError(f"sysctl {name!r}: expected a name below net., such as 'ipv4.ip_forward'")
+        path = name.removeprefix("net.").removeprefix("/proc/sys/net/")
+        if "/" not in path:
+            path = path.replace(".", "/")
+        if not path or "\0" in path or ".." in path.split("/") or path.startswith("/"):
+            raise PlanError(f"sysctl {name!r}: expected a name below net., such as 'ipv4.ip_forward'")
+        data = None if value is None else str(value).encode()
+        try:
+            answer, _ = self.namespace.broker.request("sysctl", path, data, fds=[self.namespace.fileno()])
+        except KernelError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), f"/proc/sys/net/{path}") from None
+        return bytes(answer).decode().strip()
+
+    # Ends
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self._ended or (self._namespace is not None and self._namespace.closed)
+
+    def end_processes(self) -> int:
+        """Kill every process inside; return how many there were."""
+        return self.namespace.broker.end_processes("net", [self.namespace.id])
+
+    def close(self) -> None:
+        """End what runs inside and let the namespace go; may be called twice."""
+        if self._owner is not None:
+            self._owner.remove(self)
+        elif not self.closed:
+            try:
+                self.end_processes()
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        self._ended = True
+        mounts, self._mounts = self._mounts, None
+        if mounts is not None:
+            os.close(mounts)
+        if self._namespace is not None:
+            self._namespace.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _entry(self, tag: int | None = None) -> Entry:
+        """What a child of the calling process has yet to enter."""
+        held = self.namespace.broker
+        net = self.namespace.fileno()
+        if not self._mounts_asked:
+            fds = held.request("files", fds=[net])[1]
+            self._mounts = fds[0] if fds else None
+            self._mounts_asked = True
+        inside_already = not held.rootless or _same("user", held.user)
+        return Entry(
+            net=net,
+            pid=held.pid,
+            user=None if inside_already else held.user,
+            mounts=self._mounts,
+            tag=tag,
+            rootless=held.rootless,
+            where=self.name,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{' closed' if self.closed else ''}>"
+
+
+def _same(kind: str, fd: int) -> bool:
+    # Entering the user namespace one is in already is an error (setns(2)); a call inside a call does that.
+    return os.stat(f"/proc/thread-self/ns/{kind}").st_ino == os.fstat(fd).st_ino

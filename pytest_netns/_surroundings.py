@@ -1,0 +1,49 @@
+"""What a lab knows around an interface that it has made: the other end, who is on the segment, the routes over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _requests
+from ._errors import hide_own_frames
+from ._namespace import Namespace
+from ._plan import End
+from ._requests import Request
+from ._routing import routes
+
+if TYPE_CHECKING:
+    from ._lab import Lab
+
+__all__ = ["LabSurroundings"]
+
+__tracebackhide__ = hide_own_frames
+
+
+class LabSurroundings:
+    """Of an interface that a lab has made, on either side of its veth pair."""
+
+    def __init__(self, lab: Lab, end: End, *, is_port: bool) -> None:
+        self._lab, self._end, self._is_port = lab, end, is_port
+
+    def peer(self) -> tuple[Namespace, int] | None:
+        end, lab = self._end, self._lab
+        if self._is_port:
+            return lab._hosts[end.node].namespace, end.index
+        if end.port:
+            return lab._bridges[end.segment].namespace, end.port_index
+        other = next(each for each in lab._made.on_segment[end.segment] if each is not end)
+        return lab._hosts[other.node].namespace, other.index
+
+    def neighbours(self) -> list[tuple[Namespace, int]]:
+        ends = self._lab._made.on_segment.get(self._end.segment, ())
+        return [(self._lab._hosts[end.node].namespace, end.index) for end in ends]
+
+    def routes(self) -> list[Request]:
+        if self._is_port:
+            return []
+        these = routes(self._lab._made).get(self._end.node, ())
+        return [
+            _requests.restore_route(route.version, route.destination, route.via)
+            for route in these
+            if route.segment == self._end.segment
+        ]
