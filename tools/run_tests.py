@@ -156,10 +156,11 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     runs = []
-    for python, inside in choose(wanted):
-        runs.append(run_suite(python, inside, False, arguments))
+    for number, (python, inside) in enumerate(choose(wanted)):
+        these = [*(["-m", "not once"] if number else []), *arguments]
+        runs.append(run_suite(python, inside, False, these))
         if os.getuid() == 0:
-            runs.append(run_suite(python, inside, True, arguments))
+            runs.append(run_suite(python, inside, True, these))
     print("\n=== Summary")
     for run in runs:
         print(run)
