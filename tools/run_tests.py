@@ -156,8 +156,8 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     runs = []
-    for number, (python, inside) in enumerate(choose(wanted)):
-        these = [*(["-m", "not once"] if number else []), *arguments]
+    for which, (python, inside) in enumerate(choose(wanted)):
+        these = [*(["-m", "not once"] if which else []), *arguments]
         runs.append(run_suite(python, inside, False, these))
         if os.getuid() == 0:
             runs.append(run_suite(python, inside, True, these))
