@@ -50,6 +50,7 @@ FLOORS = (
     "_block",
     "_settings",
     "_namespace",
+    "_conntrack",
     "_features",
     "_interfaces",
     "_process",
