@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from . import _requests
 from ._namespace import Namespace
+from ._netlink import Netlink
+from ._room import make_room
 from ._steps import Steps
 
 __all__ = ["make", "new_namespaces"]
 
+#: How many hosts are waited for together. The kernel goes through all sockets of the machine that listen, in whatever
+#: namespace, whenever it has something to announce (netlink_broadcast_filtered, net/netlink/af_netlink.c).
+_AT_A_TIME = 32
+
 
 def new_namespaces(todo: Steps, undo: contextlib.ExitStack, *, named: bool) -> dict[str, Namespace]:
-    """The namespaces that new places need, by place; their ``netlink`` listens. ``undo`` gets what closes them."""
+    """The namespaces that new places need, by place. ``undo`` gets what closes them."""
+    make_room(len(todo.places))
     made: dict[str, Namespace] = {}
     if named:
         for name in todo.places:
             made[name] = _named(name, bridge=name in todo.bridges)
             undo.callback(made[name].close)
-            made[name].netlink.listen()
         return made
     bridges = len(todo.bridges)
     for name, namespace in zip(todo.places, Namespace.many(len(todo.places) - bridges, bridges), strict=True):
@@ -40,17 +46,7 @@ def _named(name: str, *, bridge: bool) -> Namespace:
 
 
 def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    """Ask the kernel for all of it, and wait until it is ready; new namespaces listen already."""
-    with contextlib.ExitStack() as listening:
-        for name in {**todo.ready, **dict.fromkeys(todo.places)}:
-            if name not in todo.places:
-                namespaces[name].netlink.listen()
-            listening.callback(namespaces[name].netlink.leave)
-        _ask_and_wait(todo, namespaces)
-
-
-def _ask_and_wait(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    """One send for a namespace and round."""
+    """Ask the kernel for all of it, one send for a namespace and round, and wait until it is ready."""
     for name, requests in todo.unplug.items():
         namespaces[name].netlink.batch(requests)
     for name in todo.routers:
@@ -61,11 +57,33 @@ def _ask_and_wait(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
             far = namespaces[cable.far_place].fileno()
             requests.append(_requests.add_veth(cable.near, cable.far, cable.mtu, far))
         namespaces[name].netlink.batch(requests)
-    answers: dict[str, list[bytes]] = {}
-    for name, requests in (*todo.settle.items(), *todo.read.items()):
-        answers[name] = namespaces[name].netlink.batch(requests)
-    for name, (indexes, addresses) in todo.ready.items():
-        namespaces[name].netlink.wait_ready(indexes, answers[name], addresses)
+    portions = list(_portions(list(todo.settle)))
+    if len(portions) > 1:
+        for name, requests in todo.link_up.items():
+            namespaces[name].netlink.batch(requests)
+    for names in portions:
+        _settle(todo, {name: namespaces[name].netlink for name in names})
+    answers = {name: namespaces[name].netlink.batch(requests) for name, requests in todo.read.items()}
+    for name, read in answers.items():
+        namespaces[name].netlink.wait_ready(todo.ready[name][0], read, [])
+
+
+def _portions(names: list[str]) -> Iterator[list[str]]:
+    yield from (names[start : start + _AT_A_TIME] for start in range(0, len(names), _AT_A_TIME))
+
+
+def _settle(todo: Steps, netlinks: dict[str, Netlink]) -> None:
+    """Have hosts be ready, except for what their bridges still lack."""
+    with contextlib.ExitStack() as listening:
+        for name, netlink in netlinks.items():
+            if name in todo.ready and todo.ready[name][1]:
+                netlink.listen()
+                listening.callback(netlink.leave)
+        answers = {name: netlink.batch(todo.settle[name]) for name, netlink in netlinks.items()}
+        for name, read in answers.items():
+            if name in todo.ready:
+                indexes, addresses = todo.ready[name]
+                netlinks[name].wait_ready(indexes, read, addresses)
 
 
 def _forward(namespace: Namespace) -> None:

@@ -47,8 +47,6 @@ _SETTINGS = {
 }
 #: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
 _SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
-_GROUP_IPV6_ADDRESSES = 9  # RTNLGRP_IPV6_IFADDR, linux/rtnetlink.h
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 #: What fails now and need not the next time; all else that fails is what the machine lacks or forbids.
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -190,7 +188,7 @@ class Inner:
                     except OSError as error:
                         if error.errno in _OUT_OF:
                             raise
-                answer.append(_netlink_socket(listening=True))
+                answer.append(_netlink_socket())
                 answer.append(_kernel.namespace_fd_of_socket(answer[-1]))
         except BaseException:
             for fd in answer:
@@ -313,12 +311,8 @@ class _Inside:
         _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
 
 
-def _netlink_socket(*, listening: bool = False) -> int:
-    sock = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
-    if listening:
-        # The kernel announces here that an IPv6 address has become usable.
-        sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_IPV6_ADDRESSES)
-    return sock.detach()
+def _netlink_socket() -> int:
+    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0).detach()
 
 
 def _mount_own_sys() -> None:

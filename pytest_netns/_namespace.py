@@ -62,8 +62,7 @@ class Namespace:
             check_host_name(name, "namespace name")
         held = broker()
         _, (netlink, fd) = held.request("namespaces", int(not _for_bridge), int(_for_bridge))
-        self._own(held, fd, netlink, name, listening=True)
-        self._netlink.leave()
+        self._own(held, fd, netlink, name)
         if name is not None:
             try:
                 self._bind(name)
@@ -73,7 +72,7 @@ class Namespace:
 
     @classmethod
     def many(cls, hosts: int, bridges: int = 0) -> list[Namespace]:
-        """Make several in few requests: some for hosts, then some for bridges; their ``netlink`` listens."""
+        """Make several in few requests: some for hosts, then some for bridges."""
         held = broker()
         made: list[Namespace] = []
         try:
@@ -81,9 +80,7 @@ class Namespace:
                 of_hosts = min(_AT_A_TIME, max(0, hosts - len(made)))
                 of_bridges = min(_AT_A_TIME - of_hosts, hosts + bridges - len(made) - of_hosts)
                 fds = held.request("namespaces", of_hosts, of_bridges)[1]
-                made += [
-                    cls._of(held, fd, netlink, listening=True) for netlink, fd in zip(fds[::2], fds[1::2], strict=True)
-                ]
+                made += [cls._of(held, fd, netlink) for netlink, fd in zip(fds[::2], fds[1::2], strict=True)]
         except BaseException:
             for namespace in made:
                 namespace.close()
@@ -129,18 +126,18 @@ class Namespace:
         return cls._of(held, own, netlink)
 
     @classmethod
-    def _of(cls, held: Broker, fd: int, netlink: int, *, listening: bool = False) -> Self:
+    def _of(cls, held: Broker, fd: int, netlink: int) -> Self:
         made = cls.__new__(cls)
-        made._own(held, fd, netlink, None, listening=listening)
+        made._own(held, fd, netlink, None)
         return made
 
-    def _own(self, held: Broker, fd: int, netlink: int, name: str | None, *, listening: bool) -> None:
+    def _own(self, held: Broker, fd: int, netlink: int, name: str | None) -> None:
         #: The helper that made it; when that is gone, so is all that was inside.
         self.broker = held
         self._fd = fd
         self._name = name
         self._bound: Broker | None = None
-        self._netlink = Netlink(netlink, listening=listening)
+        self._netlink = Netlink(netlink)
         self._forks = _forks
         #: Inode of the namespace's nsfs file: its identity, the number in ``/proc/PID/ns/net``.
         self.id: int = os.fstat(fd).st_ino

@@ -52,13 +52,12 @@ _SETTLE_LIMIT = 3.0
 class Netlink:
     """A rtnetlink socket in one namespace; usable from any thread, inside an event loop or not."""
 
-    def __init__(self, fd: int, *, listening: bool = False) -> None:
-        """``listening`` says that the socket has joined the group of IPv6 addresses: :meth:`leave` has to be called."""
+    def __init__(self, fd: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, fileno=fd)
         self._socket.setblocking(True)  # whatever socket.setdefaulttimeout says
         self._lock = threading.RLock()
         #: How many listen to announcements of IPv6 addresses; those that came while something else was read.
-        self._listeners = int(listening)
+        self._listeners = 0
         self._announced: list[bytes] = []
         self._sequence = 0
 

@@ -39,6 +39,8 @@ AUTO = "auto"
 
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 BRIDGE_INDEX = 1000
+#: net/bridge/br_private.h; number 0 is not given (find_portno, net/bridge/br_if.c).
+_MOST_PORTS = 1023
 #: Both ends of a pair get unusual, distinct indexes: equal ones make Linux treat a link event as not urgent, and the
 #: first packet then waits for a second (linkwatch_urgent_event, net/core/link_watch.c).
 _FIRST_INDEX = 1001
@@ -232,6 +234,8 @@ def add_end(
     """
     own = plan.of_node[node]
     on = plan.segments[segment]
+    if on.bridged and len(plan.on_segment[segment]) >= _MOST_PORTS:
+        raise PlanError(f"{node} finds no free port on {segment}: Linux gives a bridge {_MOST_PORTS} (BR_MAX_PORTS)")
     if name is None:
         taken = {end.name for end in own}
         name = next(f"eth{number}" for number in range(len(own) + 1) if f"eth{number}" not in taken)

@@ -115,10 +115,10 @@ def _packed(version: int, address: str) -> bytes:
 
 
 @functools.cache
-def _bridge_template(length: int) -> _Template:
+def _bridge_template(length: int, flags: int) -> _Template:
     blank = "\1" * length
     attributes = [("IFLA_IFNAME", blank), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
-    data = _encode("link", _NEWLINK, _EXCL_CREATE, index=_AN_INDEX, flags=_IFF_UP, change=_IFF_UP, attrs=attributes)
+    data = _encode("link", _NEWLINK, _EXCL_CREATE, index=_AN_INDEX, flags=flags, change=flags, attrs=attributes)
     return _Template(data, {"index": _four(_AN_INDEX), "name": _name(blank)})
 
 
@@ -128,9 +128,9 @@ def _name(text: str) -> bytes:
     return struct.pack("=HH", 4 + len(data), _IFLA_IFNAME) + data
 
 
-def add_bridge(name: str, index: int) -> Request:
-    """A bridge, up; STP stays off, which is the kernel's default."""
-    data = _bridge_template(len(name.encode())).fill(index=_four(index), name=_name(name))
+def add_bridge(name: str, index: int, *, up: bool = True) -> Request:
+    """A bridge; STP stays off, which is the kernel's default."""
+    data = _bridge_template(len(name.encode()), _IFF_UP if up else 0).fill(index=_four(index), name=_name(name))
     return Request(data, f"create bridge {name}")
 
 

@@ -6,17 +6,17 @@ where a router leads anywhere, and routes of their own to networks that another 
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._plan import End, Plan
 
 __all__ = ["Route", "routes"]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """A route of a node; ``destination`` None is the default route, ``segment`` where ``via`` is."""
 
     version: int
@@ -29,33 +29,17 @@ def routes(plan: Plan) -> dict[str, tuple[Route, ...]]:
     """The routes of every node that has any."""
     if not any(node.forwards for node in plan.nodes.values()):
         return {}
-    found: dict[str, list[Route]] = {}
+    found: dict[str, tuple[Route, ...]] = {}
     for version in (4, 6):
         ways = _Ways(plan, version)
-        for name, node in plan.nodes.items():
-            gateways = ways.gateways(name)
-            if gateways:
-                found.setdefault(name, []).extend(_of_node(plan, version, gateways, forwards=node.forwards))
-    return {name: tuple(these) for name, these in found.items()}
+        for name in plan.nodes:
+            these = ways.routes(name)
+            if these:
+                found[name] = (*found.get(name, ()), *these)
+    return found
 
 
-def _of_node(plan: Plan, version: int, gateways: Mapping[str, End], *, forwards: bool) -> list[Route]:
-    """Routes from "by way of which router's end to which segment"."""
-    default = None
-    these = []
-    if not forwards:  # a router without a way answers so (RFC 1812, 4.3.3.1); with a default route it may go in circles
-        default = Counter(gateways.values()).most_common(1)[0][0]
-        these.append(_route(version, None, default))
-    for segment, gateway in gateways.items():
-        if gateway != default:
-            these.append(_route(version, str(plan.segments[segment].network(version)), gateway))
-    return these
-
-
-def _route(version: int, destination: str | None, gateway: End) -> Route:
-    address = gateway.address(version)
-    assert address is not None
-    return Route(version, destination, address, gateway.segment)
+_distance = operator.itemgetter(0)
 
 
 class _Ways:
@@ -65,52 +49,73 @@ class _Ways:
         self._plan = plan
         self._version = version
         self._segments = [name for name, segment in plan.segments.items() if segment.network(version) is not None]
-        usable = set(self._segments)
+        self._networks = {name: str(plan.segments[name].network(version)) for name in self._segments}
         #: By segment: the ends of routers on it.
         self._routers: dict[str, list[End]] = {
             name: [end for end in plan.on_segment[name] if plan.nodes[end.node].forwards] for name in self._segments
         }
         #: By router: its segments.
         self._between: dict[str, list[str]] = {
-            name: [end.segment for end in plan.of_node[name] if end.segment in usable]
+            name: [end.segment for end in plan.of_node[name] if end.segment in self._networks]
             for name, node in plan.nodes.items()
             if node.forwards
         }
+        self._end_on: dict[tuple[str, str], End] = {}
+        for router, between in self._between.items():
+            for segment in between:
+                end = next(end for end in plan.of_node[router] if end.segment == segment)
+                self._end_on[router, segment] = end
         #: To each segment, from each other one that has a way: how many routers, and the end of the first of them.
         self._ways: dict[str, dict[str, tuple[int, End]]] = {name: self._to(name) for name in self._segments}
-        self._known: dict[tuple[str, ...], dict[str, End]] = {}
+        self._known: dict[tuple[str, ...], tuple[Route, ...]] = {}
 
     def _to(self, destination: str) -> dict[str, tuple[int, End]]:
         ways: dict[str, tuple[int, End]] = {}
+        seen = set()
         waiting = deque([(destination, 0)])
         while waiting:
             segment, distance = waiting.popleft()
             for end in self._routers[segment]:
+                if end.node in seen:
+                    continue
+                seen.add(end.node)
                 for other in self._between[end.node]:
                     if other != destination and other not in ways:
-                        ways[other] = distance + 1, self._end_on(end.node, other)
+                        ways[other] = distance + 1, self._end_on[end.node, other]
                         waiting.append((other, distance + 1))
         return ways
 
-    def _end_on(self, router: str, segment: str) -> End:
-        return next(end for end in self._plan.of_node[router] if end.segment == segment)
-
-    def gateways(self, node: str) -> dict[str, End]:
-        """For each segment that the node is not on and has a way to: the router's end to send to."""
+    def routes(self, node: str) -> tuple[Route, ...]:
+        """The routes of a node."""
         own = tuple(end.segment for end in self._plan.of_node[node] if end.segment in self._routers)
         if self._plan.nodes[node].forwards:
-            return self._gateways(own)
-        if own not in self._known:
-            self._known[own] = self._gateways(own)
+            # With a default route a packet that has no way might go in circles (RFC 1812, 4.3.3.1).
+            return tuple(self._route(segment, gateway) for segment, gateway in self._gateways(own).items())
+        if own not in self._known:  # there may be hundreds of hosts on the same segments
+            self._known[own] = self._of_host(self._gateways(own))
         return self._known[own]
+
+    def _of_host(self, gateways: Mapping[str, End]) -> tuple[Route, ...]:
+        if not gateways:
+            return ()
+        default = Counter(gateways.values()).most_common(1)[0][0]
+        others = (self._route(segment, gateway) for segment, gateway in gateways.items() if gateway != default)
+        return self._route(None, default), *others
+
+    def _route(self, segment: str | None, gateway: End) -> Route:
+        """To a segment, or the default one."""
+        address = gateway.address(self._version)
+        assert address is not None
+        return Route(self._version, segment and self._networks[segment], address, gateway.segment)
 
     def _gateways(self, own: tuple[str, ...]) -> dict[str, End]:
         found = {}
         for destination in self._segments:
             if destination in own:
                 continue
-            ways = [self._ways[destination][segment] for segment in own if segment in self._ways[destination]]
+            there = self._ways[destination]
+            ways = [there[segment] for segment in own if segment in there]
             if ways:
                 # A router is never its own nearest: it would be on a segment that is nearer still.
-                _, found[destination] = min(ways, key=lambda way: way[0])
+                _, found[destination] = min(ways, key=_distance)
         return found

@@ -12,6 +12,10 @@ from ._routing import Route, routes
 
 __all__ = ["Cable", "Steps", "steps"]
 
+#: A new bridge with more ports is switched on last, when its hosts have said what a host says that gets an address
+#: (MLD, router solicitation): each would say it to all others, to nobody's use, and n hosts would take time for n * n.
+_MANY_PORTS = 32
+
 
 @dataclass(frozen=True)
 class Cable:
@@ -35,6 +39,8 @@ class Steps:
     bridges: dict[str, _requests.Request] = field(default_factory=dict)
     #: By the place that the near end is made in.
     cables: dict[str, list[Cable]] = field(default_factory=dict)
+    #: In hosts: ends of direct links up, for labs that settle in portions: none has a carrier before the other is up.
+    link_up: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: In hosts: interfaces up, read, addressed; then routed.
     settle: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: In bridges, afterwards: a port has a carrier only once the far end is up.
@@ -64,13 +70,16 @@ def _steps(old: Plan, new: Plan) -> Steps:
     todo.places = [*fresh, *bridges]
     todo.routers = [name for name in fresh if new.nodes[name].forwards]
     for name in bridges:
-        todo.bridges[name] = _requests.add_bridge(name, BRIDGE_INDEX)
+        late = len(new.on_segment[name]) > _MANY_PORTS
+        todo.bridges[name] = _requests.add_bridge(name, BRIDGE_INDEX, up=not late)
+        if late:
+            todo.read[name] = [_requests.set_link(BRIDGE_INDEX, up=True, what=f"set {name} up")]
     for name in fresh:
         todo.settle[name] = [_requests.set_link(1, up=True, what="set lo up")]
     made = {(end.node, end.name) for end in old.ends}
     ends = [end for end in new.ends if (end.node, end.name) not in made]
     _add_cables(todo, new, ends)
-    _add_settling(todo, ends)
+    _add_settling(todo, new, ends)
     for name in bridges:
         todo.read.setdefault(name, []).append(_requests.get_link(BRIDGE_INDEX))
         todo.ready.setdefault(name, ([], []))
@@ -112,13 +121,17 @@ def _add_cables(todo: Steps, plan: Plan, ends: list[End]) -> None:
             waiting[segment.name] = end
 
 
-def _add_settling(todo: Steps, ends: list[End]) -> None:
+def _add_settling(todo: Steps, plan: Plan, ends: list[End]) -> None:
     by_node: dict[str, list[End]] = {}
     for end in ends:
         by_node.setdefault(end.node, []).append(end)
     for node, own in by_node.items():
         requests = todo.settle.setdefault(node, [])
-        requests += [_requests.set_link(end.index, up=True, what=f"set {end.name} up") for end in own]
+        ups = [_requests.set_link(end.index, up=True, what=f"set {end.name} up") for end in own]
+        of_links = [up for up, end in zip(ups, own, strict=True) if not plan.segments[end.segment].bridged]
+        if of_links:
+            todo.link_up[node] = of_links
+        requests += ups
         # Before the addresses: an IPv6 address becomes usable only on an interface that is ready.
         requests += [_requests.get_link(end.index) for end in own]
         six = []

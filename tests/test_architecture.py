@@ -57,6 +57,7 @@ FLOORS = (
     "_inside",
     "_host",
     "_bridge",
+    "_room",
     "_build",
     "_surroundings",
     "_lab",
