@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from . import _channel, _probe
 from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout, hide_own_frames
+from ._farewell import end_processes
 from ._launch import REQUEST_LIMIT, launch, new_channel, own_limits, socket_pair
 from ._tags import Tags
 
@@ -138,12 +139,12 @@ class Broker:
         return values[0], answer
 
     def end_processes(self, kind: str, inodes: Sequence[int]) -> int:
-        """Kill every process in these namespaces, wait until all are gone, and return how many there were.
+        """End every process in these namespaces, wait until all are gone, and return how many there were.
 
         A helper that is gone has taken them along.
         """
         try:
-            return int(self.request("end", kind, list(inodes))[0])
+            return end_processes(self.request, kind, inodes)
         except NetnsError:
             if self.alive():
                 raise

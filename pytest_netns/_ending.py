@@ -1,6 +1,9 @@
 """Ends every process in a namespace, whatever it has done to get away; part of the helper.
 
 A process can leave its parent, session and process group and ignore signals, but not its namespaces.
+
+Those who listen to SIGTERM get that first, and may take :data:`GRACE` seconds; it is for who asks to wait for them.
+SIGKILL is for those who don't listen, and for what is left then.
 """
 
 from __future__ import annotations
@@ -8,13 +11,19 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import select
+import time
 
-__all__ = ["depth", "end_processes"]
+__all__ = ["GRACE", "depth", "end_processes", "see_off"]
+
+#: Seconds for those who were sent SIGTERM, all together. Daemons take milliseconds to remove their files.
+GRACE = 2.0
 
 #: A killed process ends at once; one that the kernel holds on to (a dead NFS server) may not hold us up.
 _LIMIT_MS = 30_000
 #: Looks, before all are made to stand still.
 _TIMES = 10
+#: In the masks of /proc/PID/status, proc(5).
+_TERM, _CONT = (1 << number - 1 for number in (_signal.SIGTERM, _signal.SIGCONT))
 #: As many as are watched at a time, so that they fit into any limit of open files.
 _AT_A_TIME = 128
 
@@ -24,13 +33,17 @@ def depth() -> int:
     return len(_pids("self"))
 
 
-def end_processes(kind: str, inodes: list[int], inner_depth: int | None) -> int:
+def end_processes(
+    kind: str, inodes: list[int], inner_depth: int | None, *, gently: bool = False
+) -> tuple[int, list[int]]:
     """Kill with SIGKILL and wait until none is left; return how many there were.
 
     Args:
         kind: ``net``, ``time`` …, as in ``/proc/PID/ns``.
         inodes: The namespaces.
         inner_depth: None if /proc shows our own PID namespace; else our :func:`depth` in the one it shows.
+        gently: Where somebody listens to SIGTERM, only send that, and return the pidfds of those who have got it, to
+            be waited for: then nobody has been killed, and it is to be asked again.
     """
     wanted = {f"{kind}:[{inode}]" for inode in inodes}
     ended = 0
@@ -38,11 +51,16 @@ def end_processes(kind: str, inodes: list[int], inner_depth: int | None) -> int:
     for _ in range(_TIMES):
         newest = _newest()
         found, gone = _processes_in(kind, wanted, inner_depth)
+        if found and gently:
+            if asked := _ask(found):
+                return ended, asked
+            gently = False  # nobody listens
+            continue
         ended += _kill(found)
         # One that forks and ends, as its child does, may be gone when it is looked at, and its child in no list yet.
         # But then there are new numbers, or somebody is gone who was not before.
         if not found and newest == _newest() and gone in (set(), before):
-            return ended
+            return ended, []
         before = gone
     # They are faster than we are. So nobody inside moves, in whichever host, until they are ended.
     _signal_all(_signal.SIGSTOP)
@@ -51,21 +69,76 @@ def end_processes(kind: str, inodes: list[int], inner_depth: int | None) -> int:
             ended += _kill(found)
     finally:
         _signal_all(_signal.SIGCONT)
-    return ended
+    return ended, []
 
 
-def _kill(found: list[int]) -> int:
+def see_off(inner_depth: int | None) -> None:
+    """Send SIGTERM to all in our PID namespace who listen to it, and wait for them, :data:`GRACE` seconds at most.
+
+    For PID 1, whose end is everybody's: the kernel kills whoever is left then.
+    """
+    deadline = time.monotonic() + GRACE
+    for _ in range(_TIMES):
+        asked = _ask(_processes_in("net", None, inner_depth)[0])
+        if not asked:
+            return
+        poll = select.poll()
+        for watch in asked:
+            poll.register(watch, select.POLLIN)
+        left = set(asked)
+        while left and (seconds := deadline - time.monotonic()) > 0:
+            for watch, _ in poll.poll(seconds * 1000 + 1):
+                poll.unregister(watch)
+                left.discard(watch)
+        for watch in asked:
+            os.close(watch)
+        if left:
+            return
+
+
+def _ask(found: dict[str, int]) -> list[int]:
+    """Send SIGTERM to those who listen, and return their pidfds; the others' are closed.
+
+    Nobody is looked for again: whoever comes up from now on may be somebody's help in coming to an end.
+    """
+    asked = []
+    for entry, watch in found.items():
+        if _send_term(entry, watch):
+            asked.append(watch)
+        else:
+            os.close(watch)
+    return asked
+
+
+def _send_term(entry: str, watch: int) -> bool:
+    """Send SIGTERM, unless it would not be heard: whoever ignores it needs no time either. Say if it was sent."""
+    try:
+        with open(f"/proc/{entry}/status", "rb") as file:
+            fields = dict(line.split(None, 2)[:2] for line in file if line.startswith((b"Sig", b"State")))
+        ignored, blocked, caught = (int(fields[b"Sig%s:" % name], 16) for name in (b"Ign", b"Blk", b"Cgt"))
+        if ignored & ~blocked & _TERM:  # one that is blocked may be waited for, sigwait(3)
+            return False
+        _signal.pidfd_send_signal(watch, _signal.SIGTERM)
+        # Until it goes on, one that is stopped, or is just about to, would not hear it. To others this is nothing.
+        if not caught & _CONT or fields[b"State:"] == b"T":
+            _signal.pidfd_send_signal(watch, _signal.SIGCONT)
+    except (OSError, KeyError):
+        return False  # it has ended
+    return True
+
+
+def _kill(found: dict[str, int]) -> int:
     """Kill by pidfds, wait for the ends, close them; return how many there were."""
     try:
-        for watch in found:
+        for watch in found.values():
             try:
                 _signal.pidfd_send_signal(watch, _signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        for watch in found:
+        for watch in found.values():
             _wait(watch)
     finally:
-        for watch in found:
+        for watch in found.values():
             os.close(watch)
     return len(found)
 
@@ -89,9 +162,12 @@ def _newest() -> bytes:
         os.close(fd)
 
 
-def _processes_in(kind: str, wanted: set[str], inner_depth: int | None) -> tuple[list[int], set[str]]:
-    """Pidfds of processes in these namespaces; and who was in the list, but had ended when it was looked at."""
-    found: list[int] = []
+def _processes_in(kind: str, wanted: set[str] | None, inner_depth: int | None) -> tuple[dict[str, int], set[str]]:
+    """Pidfds of processes in these namespaces, or in any, by their numbers in /proc.
+
+    And who was in the list, but had ended when it was looked at.
+    """
+    found: dict[str, int] = {}
     gone: set[str] = set()
     for entry in os.listdir("/proc"):
         if not entry.isdecimal() or not _is_in(entry, kind, wanted, gone):
@@ -102,12 +178,14 @@ def _processes_in(kind: str, wanted: set[str], inner_depth: int | None) -> tuple
                 continue  # ourselves, or none of ours
             watch = os.pidfd_open(pid)
         except OSError as error:
-            if found and error.errno == 24:  # EMFILE: the rest comes in the next round
-                break
+            if error.errno == 24:  # EMFILE
+                if found:
+                    break  # the rest comes in the next round
+                raise
             gone.add(entry)
             continue
         if _is_in(entry, kind, wanted, gone):  # still: the number has not gone to another process meanwhile
-            found.append(watch)
+            found[entry] = watch
         else:
             os.close(watch)
         if len(found) == _AT_A_TIME:
@@ -115,9 +193,10 @@ def _processes_in(kind: str, wanted: set[str], inner_depth: int | None) -> tuple
     return found, gone
 
 
-def _is_in(entry: str, kind: str, wanted: set[str], gone: set[str]) -> bool:
+def _is_in(entry: str, kind: str, wanted: set[str] | None, gone: set[str]) -> bool:
     try:
-        return os.readlink(f"/proc/{entry}/ns/{kind}") in wanted
+        namespace = os.readlink(f"/proc/{entry}/ns/{kind}")
+        return wanted is None or namespace in wanted
     except PermissionError:
         return False  # it is none of ours
     except OSError:

@@ -60,6 +60,9 @@ class Inner:
         self.watched = watched
         self.channels: dict[int, _socket.socket] = {first.fileno(): first}
         self.running: dict[int, int] = {}  # pid of a command -> the socket that waits for its status
+        #: pidfd of one that was sent SIGTERM -> those sent it with it, and the pipe that tells of their ends
+        self.leaving: dict[int, tuple[set[int], int]] = {}
+        self.poll = select.poll()
         self.base = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.time = self._open_time_namespace()
         self.depth = _ending.depth()
@@ -101,25 +104,31 @@ class Inner:
         return {**_SETTINGS, "ipv4/ping_group_range": f"{gid}\t{gid}" if self.rootless else "0\t2147483647"}
 
     def serve(self) -> None:
-        """Work until the test process is gone or says quit."""
-        poll = select.poll()
+        """Work until the test process is gone or says quit; then have those inside end."""
         for fd in (self.lobby.fileno(), self.wake_read, *self.watched, *self.channels):
-            poll.register(fd, select.POLLIN)
-        while True:
-            for fd, _ in poll.poll():
-                if fd in self.channels:
-                    if not self._answer(self.channels[fd]):
-                        poll.unregister(fd)
-                        self.channels.pop(fd).close()
-                elif fd == self.wake_read:
-                    os.read(fd, 4096)
-                    self._reap()
-                elif fd != self.lobby.fileno():
-                    return  # the test process or its controller has ended
-                elif not self._open_channel(poll):
-                    return
+            self.poll.register(fd, select.POLLIN)
+        while self._turn():
+            pass
+        _ending.see_off(None if self.own_proc else self.depth)
+        self._reap()
 
-    def _open_channel(self, poll: select.poll) -> bool:
+    def _turn(self) -> bool:
+        """Wait for something to do and do it; False once it is over."""
+        for fd, _ in self.poll.poll():
+            if fd in self.channels:
+                if not self._answer(self.channels[fd]):
+                    self.poll.unregister(fd)
+                    self.channels.pop(fd).close()
+            elif fd == self.wake_read:
+                os.read(fd, 4096)
+                self._reap()
+            elif fd in self.leaving:
+                self._tell_of_end(fd)
+            elif fd != self.lobby.fileno() or not self._open_channel():
+                return False  # the test process or its controller has ended, or says quit
+        return True
+
+    def _open_channel(self) -> bool:
         """Take a new asker's channel from the lobby; False if asked to quit, or if nobody is left to ask."""
         try:
             message, fds = _channel.receive_message(self.lobby)
@@ -129,7 +138,7 @@ class Inner:
             return True  # its descriptor was lost; the asker sees its end closed
         for fd in fds:
             self.channels[fd] = _socket.socket(fileno=fd)
-            poll.register(fd, select.POLLIN)
+            self.poll.register(fd, select.POLLIN)
         return message != b"q"
 
     def _answer(self, channel: _socket.socket) -> bool:
@@ -260,12 +269,44 @@ class Inner:
             os.kill(pid, _signal.SIGKILL)  # not reaped yet, so it is this process
             raise
 
-    def do_end(self, _fds: list[int], kind: str, inodes: list[int]) -> Answer:
-        """Kill every process in these namespaces and return when all are gone."""
+    def do_end(self, _fds: list[int], kind: str, inodes: list[int], gently: bool) -> Answer:
+        """Kill every process in these namespaces; return how many there were, when all are gone.
+
+        Gently: if some listen to SIGTERM, they are sent that, and the answer is a pipe that ends when they are gone.
+        Whoever asked waits for that, as long as it pleases, and asks again. Meanwhile we serve others.
+        """
         try:
-            return _ending.end_processes(kind, inodes, None if self.own_proc else self.depth), []
+            ended, asked = _ending.end_processes(kind, inodes, None if self.own_proc else self.depth, gently=gently)
+            return ended, [self._pipe_of_ends(asked)] if asked else []
         finally:
             self._reap()
+
+    def _pipe_of_ends(self, asked: list[int]) -> int:
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            for fd in asked:
+                os.close(fd)
+            raise
+        together = set(asked), write
+        for fd in asked:
+            self.leaving[fd] = together
+            self.poll.register(fd, select.POLLIN)
+        return read
+
+    def _tell_of_end(self, fd: int) -> None:
+        """One that was sent SIGTERM has ended: a byte for each, and after the last the end of the pipe."""
+        others, pipe = self.leaving.pop(fd)
+        self.poll.unregister(fd)
+        os.close(fd)
+        others.discard(fd)
+        try:
+            os.write(pipe, b".")
+        except OSError:
+            return  # nobody waits any more
+        finally:
+            if not others:
+                os.close(pipe)
 
     def _reap(self) -> None:
         while True:

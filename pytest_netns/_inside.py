@@ -66,8 +66,9 @@ class Inside:
         """Enter for a block: ``with host.enter() as run: run(function, …)``.
 
         Each ``run`` forks, enters the host and calls; the test process itself never changes its namespace. When the
-        block ends, processes that its callables started and left are killed. (Where the kernel has no time namespaces,
-        before Linux 5.6 or with CONFIG_TIME_NS=n, nothing tells them from others; they then end with the host.)
+        block ends, processes that its callables started and left are ended, as by :meth:`end_processes`. (Where the
+        kernel has no time namespaces, before Linux 5.6 or with CONFIG_TIME_NS=n, nothing tells them from others; they
+        then end with the host.)
 
         Args:
             timeout: Seconds that each call may take; None for no limit.
@@ -211,7 +212,10 @@ class Inside:
         return self._ended or (self._namespace is not None and self._namespace.closed)
 
     def end_processes(self) -> int:
-        """Kill every process inside; return how many there were."""
+        """End every process inside: SIGTERM, and SIGKILL after 2 s for what is left; return how many there were.
+
+        Whoever ignores SIGTERM is killed at once. It takes no longer than they do.
+        """
         return self.namespace.broker.end_processes("net", [self.namespace.id])
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ FLOORS = (
     "_launch",
     "_probe",
     "_tags",
+    "_farewell",
     "_broker",
     "_requests",
     "_netlink",

@@ -227,7 +227,7 @@ def test_the_end_of_a_fork_is_not_the_end_of_the_helper() -> None:
         helper = halves()["outer"]
         _broker.shut_down()
         assert not os.path.exists(f"/proc/{helper}")
-        assert program.wait(60) == -signal.SIGKILL
+        assert program.wait(60) == -signal.SIGTERM
         os.write(write, b"x")
         os.waitpid(stays, 0)
     """)
@@ -282,17 +282,17 @@ def test_one_that_hops_from_process_to_process_is_looked_for_again(monkeypatch: 
     program = subprocess.Popen(["sleep", "1000"])
     looks = iter(
         [
-            ([], set()),  # new numbers meanwhile
-            ([], {"7"}),  # one was gone
-            ([], {"7", "8"}),  # another was gone
-            ([os.pidfd_open(program.pid)], {"7", "8"}),
-            ([], {"7", "8"}),  # the same as before, and no new numbers
+            ({}, set()),  # new numbers meanwhile
+            ({}, {"7"}),  # one was gone
+            ({}, {"7", "8"}),  # another was gone
+            ({"1": os.pidfd_open(program.pid)}, {"7", "8"}),
+            ({}, {"7", "8"}),  # the same as before, and no new numbers
         ]
     )
     numbers = iter([b"1", b"2", b"2", b"2", b"2", b"2", b"2", b"3", b"3"])
     monkeypatch.setattr(_ending, "_processes_in", lambda *_: next(looks))
     monkeypatch.setattr(_ending, "_newest", lambda: next(numbers))
-    assert _ending.end_processes("net", [1], None) == 1
+    assert _ending.end_processes("net", [1], None) == (1, [])
     assert program.wait() == -9
     assert (next(looks, None), next(numbers, None)) == (None, None)
 
@@ -302,16 +302,16 @@ def test_who_is_faster_than_the_looks_is_made_to_stand_still(monkeypatch: pytest
     program = subprocess.Popen(["sleep", "1000"])
     numbers = itertools.count()
     signals: list[int] = []
-    looks = iter([[os.pidfd_open(program.pid)], []])
+    looks = iter([{"1": os.pidfd_open(program.pid)}, {}])
 
-    def look(*_: object) -> tuple[list[int], set[str]]:
+    def look(*_: object) -> tuple[dict[str, int], set[str]]:
         assert next(numbers) < 1000
-        return (next(looks), set()) if signals else ([], {str(next(numbers))})
+        return (next(looks), set()) if signals else ({}, {str(next(numbers))})
 
     monkeypatch.setattr(_ending, "_processes_in", look)
     monkeypatch.setattr(_ending, "_newest", lambda: b"%d" % next(numbers))
     monkeypatch.setattr(_ending, "_signal_all", signals.append)
-    assert _ending.end_processes("net", [1], None) == 1
+    assert _ending.end_processes("net", [1], None) == (1, [])
     assert program.wait() == -9
     assert signals == [signal.SIGSTOP, signal.SIGCONT]
 

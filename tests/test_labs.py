@@ -297,7 +297,7 @@ class TestChanges:
         assert_reached(one, other)
         program = first.popen(["sleep", "1000"])
         netns_lab.remove(first)
-        assert program.wait(PATIENT) == -9
+        assert program.wait(PATIENT) == -15
         assert first.closed
         assert set(lan.ports) == {"veth-one", "veth-second"}
         assert "eth1" not in one.interfaces
