@@ -20,6 +20,7 @@ PACKAGES = {
     "nft": "nftables",
     "nginx": "nginx-light",
     "sshd": "openssh-server",
+    "strace": "strace",
 }
 
 

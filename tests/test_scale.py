@@ -7,14 +7,13 @@ import itertools
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import pytest
 from pace import seconds
 
-from pytest_netns import Host, Lab, PlanError, _broker, _netlink, ping
+from pytest_netns import Host, Lab, PlanError, ping
 from pytest_netns._plan import NOTHING, Plan, add_end, add_node, add_segment
-from pytest_netns._requests import Request
 
 #: More than settle at a time, on a bridge that is switched on last.
 MANY = 70
@@ -44,65 +43,6 @@ def test_the_first_packet_of_a_large_lab_gets_through(netns_lab: Lab, shape: Cal
     netns_lab.build()
     for number, (one, other) in enumerate(itertools.pairwise(hosts)):
         assert ping(one, str(other.ip6) if number % 2 else other, timeout=min(0.9, seconds(0.5))), number
-
-
-class _Counted:
-    """What is asked of the kernel and the helper, and how many sockets listen at a time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sends = self.messages = self.asked = self.listening = self.most_listening = 0
-        batch, membership = _netlink.Netlink._batch, _netlink.Netlink._membership
-        ask = _broker.Broker._ask
-
-        def counting_batch(netlink: _netlink.Netlink, requests: Sequence[Request]) -> list[bytes]:
-            self.sends += 1
-            self.messages += len(requests)
-            return batch(netlink, requests)
-
-        def counting_membership(netlink: _netlink.Netlink, verb: int, group: int) -> None:
-            self.listening += 1 if verb == _netlink._ADD_MEMBERSHIP else -1
-            self.most_listening = max(self.most_listening, self.listening)
-            membership(netlink, verb, group)
-
-        def counting_ask(broker: _broker.Broker, verb: str, arguments: Sequence[object], fds: Sequence[int]) -> object:
-            self.asked += 1
-            return ask(broker, verb, arguments, fds)
-
-        monkeypatch.setattr(_netlink.Netlink, "_batch", counting_batch)
-        monkeypatch.setattr(_netlink.Netlink, "_membership", counting_membership)
-        monkeypatch.setattr(_broker.Broker, "_ask", counting_ask)
-
-    def take(self) -> tuple[int, int, int]:
-        """Sends, messages, and requests to the helper since the last time."""
-        taken = self.sends, self.messages, self.asked
-        self.sends = self.messages = self.asked = 0
-        return taken
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counted]:
-    counter = _Counted(monkeypatch)
-    yield counter
-    assert counter.listening == 0
-
-
-@pytest.mark.once
-def test_each_host_more_costs_the_same(counted: _Counted) -> None:
-    """Counted, not timed: what is sent for a star grows by as much from 64 to 128 hosts as from 128 to 192.
-
-    And few sockets listen at a time: the kernel looks at each of them with every announcement, in any namespace.
-    """
-    figures = []
-    for size in (64, 128, 192):
-        with Lab() as lab:
-            _star(lab, size)
-            counted.take()
-            lab.build()
-            figures.append(counted.take())
-    growths = [tuple(b - a for a, b in zip(one, other, strict=True)) for one, other in itertools.pairwise(figures)]
-    # For a host: a send, of 5 messages; a veth pair; a port read; and in the bridge's namespace 32 to a send.
-    assert growths == [(64 + 2 + 2, 64 * (5 + 1 + 1), 1)] * 2
-    assert counted.most_listening <= 32
 
 
 def test_a_bridge_of_many_is_switched_on_last() -> None:

@@ -1,0 +1,110 @@
+"""What a network costs, counted: exact, on a machine however busy. Whoever adds a round trip meets these numbers."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from counting import Counted
+from programs import program
+
+from pytest_netns import Lab, PairFactory
+
+pytestmark = [pytest.mark.once, pytest.mark.netns(requires=["ipv6"])]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    counter = Counted(monkeypatch)
+    yield counter
+    assert counter.listening == 0
+
+
+@pytest.mark.parametrize(
+    ("keywords", "sends", "messages"),
+    [
+        # In the bridge's namespace: the bridge and two veth pairs; later the bridge and two ports read. In each host:
+        # the loopback interface and eth0 up, eth0 read, an IPv4 and an IPv6 address.
+        ({}, 4, 3 + 3 + 2 * 5),
+        # In one host: the veth pair.
+        ({"bridge": False}, 3, 1 + 2 * 5),
+    ],
+)
+def test_what_a_pair_asks_for(
+    counted: Counted, netns_pair_factory: PairFactory, keywords: dict[str, bool], sends: int, messages: int
+) -> None:
+    """All of a namespace in one send, and all namespaces in one request to the helper."""
+    netns_pair_factory(**keywords).close()
+    counted.take()
+    with netns_pair_factory(**keywords):
+        assert counted.take() == (sends, messages, ["namespaces"])
+    assert counted.take() == (0, 0, ["end"])
+
+
+def test_each_host_more_costs_the_same(counted: Counted) -> None:
+    """What is sent for a star grows by as much from 64 to 128 hosts as from 128 to 192.
+
+    And few sockets listen at a time: the kernel looks at each of them with every announcement, in any namespace.
+    """
+    figures = []
+    for size in (64, 128, 192):
+        with Lab() as lab:
+            lan = lab.bridge("lan")
+            for number in range(size):
+                lab.host(f"h{number}", lan)
+            counted.take()
+            lab.build()
+            figures.append(counted.take())
+    for before, after in itertools.pairwise(figures):
+        # For a host a send of 5 messages, a veth pair, and a port read; the last two go 32 to a send.
+        assert after[0] - before[0] == 64 + 2 + 2
+        assert after[1] - before[1] == 64 * (5 + 1 + 1)
+        assert after[2] == [*before[2], "namespaces"]
+    assert counted.most_listening <= 32
+
+
+WARM_AND_COUNTED = """
+import os
+from pytest_netns import Lab
+for mark in ("/warming", "/counted"):
+    lab = Lab()
+    os.access(mark, 0)
+    lab.pair()
+    os.access("/built", 0)
+    lab.close()
+    os.access("/closed", 0)
+"""
+#: What asks somebody else for something, or waits in any other way than for what comes by itself.
+CALLS = "socket,sendto,sendmsg,recvmsg,setsockopt,unshare,setns,clone,clone3,fork,vfork,execve,mount,wait4,fsync"
+
+
+def test_the_system_calls_of_a_pair(tmp_path: Path) -> None:
+    """Those of the test process, and those of the helper for it."""
+    trace = tmp_path / "trace"
+    command = [program("strace"), "-f", "-qq", "-o", str(trace), "-e", f"trace={CALLS},access,faccessat2"]
+    subprocess.run([*command, sys.executable, "-c", WARM_AND_COUNTED], check=True)
+    built, closed = _between(trace.read_text(), "/counted", "/built"), _between(trace.read_text(), "/built", "/closed")
+    # To the helper; to three namespaces, the bridge's twice. Two sockets listen for a while.
+    ours = {"sendto": 1 + 4, "recvmsg": 1, "setsockopt": 4}
+    # A netlink socket in each namespace, and back home.
+    helpers = {"recvmsg": 1, "unshare": 3, "socket": 3, "setns": 1, "sendmsg": 1}
+    assert built == [ours, helpers]
+    assert closed == [{"sendto": 1, "recvmsg": 1}, {"recvmsg": 1, "wait4": 1, "sendto": 1}]
+
+
+def _between(trace: str, first: str, last: str) -> list[dict[str, int]]:
+    """How often each call was begun between two marks: by the process that has set them, by the others."""
+    lines = re.findall(r"^(\d+) +(\w+)\((.*)$", trace, re.MULTILINE)
+    start = max(number for number, (_, _, rest) in enumerate(lines) if f'"{first}"' in rest)
+    end = next(number for number in range(start, len(lines)) if f'"{last}"' in lines[number][2])
+    own = lines[start][0]
+    found = [collections.Counter[str](), collections.Counter[str]()]
+    for pid, call, _ in lines[start + 1 : end]:
+        found[pid != own][call] += 1
+    return [dict(each) for each in found]
