@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,6 +95,9 @@ class Block:
         __tracebackhide__ = True
         if child.alone:
             self._doubtful.discard(child)
+        if outcome.kind is None and os.waitstatus_to_exitcode(outcome.status) == -signal.SIGKILL:
+            # When the helper ends, everything inside is killed; then that is the news, and any request tells it.
+            self._helper.request("end", "net", [])
         return outcome.result(child.name, child.entry.where)
 
     def close(self) -> None:

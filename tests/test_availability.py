@@ -314,8 +314,9 @@ def test_unused_it_loads_and_starts_nothing(inner: Inner) -> None:
 
 
 #: Loaded before the plugin: what another system does not have is not there.
+# What chooses its parts by the platform is loaded before that changes.
 ELSEWHERE = """
-import ctypes, os, signal, sys
+import asyncio, ctypes, os, pdb, signal, sys
 
 def refuse(*_):
     raise AssertionError("touched what this system does not have")

@@ -166,7 +166,7 @@ class TestStart:
         limits = {
             resource.RLIMIT_NOFILE: (200, 300),
             resource.RLIMIT_CORE: (0, 0),
-            resource.RLIMIT_FSIZE: (1 << 20, -1),
+            resource.RLIMIT_FSIZE: (1 << 20, resource.RLIM_INFINITY),
         }
 
         def run_with_limits() -> tuple[bytes, ...]:

@@ -96,6 +96,31 @@ def test_a_killed_helper_ends_its_networks_and_says_so(half: str) -> None:
     """)
 
 
+@pytest.mark.parametrize("half", ["outer", "inner"])
+def test_a_call_that_ends_with_the_helper_says_so(half: str) -> None:
+    """It was killed, but not for anything that it did."""
+    _run(f"""
+        import threading
+        with Lab() as lab:
+            host = lab.host()
+            reading, writing = os.pipe()
+
+            def run():
+                os.write(writing, b"!")
+                signal.pause()
+
+            def end():
+                os.read(reading, 1)
+                os.kill(halves()[{half!r}], signal.SIGKILL)
+
+            threading.Thread(target=end).start()
+            try:
+                host.call(run)
+            except NetnsError as error:
+                assert "helper process has ended" in str(error), error
+    """)
+
+
 def test_a_helper_that_dies_between_tests_is_replaced(pytester: pytest.Pytester) -> None:
     """A test that ends the helper does not fail those after it."""
     pytester.makepyfile("""
