@@ -30,6 +30,21 @@ def test_body_runs_in_beijing(netns_pair: Pair) -> None:
     assert netns_pair["beijing"].ip == "192.168.7.1"
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 8080)) as listener:
+        yield listener
+
+
+@pytest.mark.netns(isolate=True)  # --netns-isolate does this with all tests of a suite
+@pytest.mark.parametrize("turn", [1, 2])
+def test_client(server: socket.socket, turn: int) -> None:
+    """The test and its fixtures of every scope are in a namespace of their own: 8080 is free for each test."""
+    with socket.create_connection(("localhost", 8080)) as client, server.accept()[0] as peer:
+        client.sendall(b"%d" % turn)
+        assert peer.recv(1) == b"%d" % turn
+
+
 def test_callables(netns_pair: Pair) -> None:
     """A callable runs in a child inside; its value and its exceptions come back."""
     beijing, shanghai = netns_pair

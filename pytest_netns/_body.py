@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import _coverage, _journal, _pickling, _transfer
-from ._body_child import Answer, run_in_child, unpack_error
+from ._body_child import Answer, PackedReport, run_in_child, unpack_error
 from ._call import Child, died
 from ._errors import NetnsError
 
@@ -32,10 +32,20 @@ if TYPE_CHECKING:
     from ._call import Outcome
     from ._host import Host
 
-__all__ = ["join_coverage", "report_from_child", "run_inside", "stood_in_debugger"]
+__all__ = [
+    "BodyChild",
+    "failure",
+    "join_coverage",
+    "keep_coverage",
+    "log_report",
+    "report_from_child",
+    "run_inside",
+    "signals_of_a_debugger",
+    "stood_in_debugger",
+]
 
 #: In stacks: frames from here outwards are ours, and those just inside are pytest's.
-_OURS = run_in_child.__code__.co_filename
+_OURS = re.compile(r"/pytest_netns/_(body|isolate)_child\.py\"")
 _OF_PYTEST = re.compile("/(_pytest|pluggy|unittest)/")
 
 _answer_key = pytest.StashKey[Answer]()
@@ -54,7 +64,7 @@ def run_inside(item: pytest.Item, host: Host, body: Callable[[], None], limit: f
             words = f"{died(outcome.status, item.name, host.name)}"
             if stacks := journal.crash():
                 words += f"; it stood here:\n{stacks}"
-            raise _failure(words)
+            raise failure(words)
         _take_over(item, pickle.loads(outcome.body))
     finally:
         journal.close()
@@ -68,15 +78,15 @@ def _wait_for_body(
             stream.flush()  # or the child would print it a second time
     inside = functools.partial(run_in_child, item, body, journal, warnings.showwarning)
     try:
-        with host.enter() as run, _signals_of_a_debugger(journal) as put_back:
+        with host.enter() as run, signals_of_a_debugger(journal) as put_back:
 
             def with_own_signals() -> Any:
                 put_back()
                 return inside()
 
-            return _BodyChild(run.entry(), with_own_signals, item.name, journal).wait(limit)
+            return BodyChild(run.entry(), with_own_signals, item.name, journal).wait(limit)
     except NetnsError as error:
-        raise _failure(str(error)) from None
+        raise failure(str(error)) from None
     except pytest.fail.Exception as error:
         error.pytrace = False  # pytest-timeout's: the frame it was raised in is that of our wait
         raise
@@ -84,13 +94,13 @@ def _wait_for_body(
         _read_journal(item, journal)
 
 
-def _failure(words: str) -> BaseException:
+def failure(words: str) -> BaseException:
     """A failure that shows its words and no frames, and of stacks in the words only what is the test's."""
     lines: list[str] = []
     skipping = False
     for line in words.splitlines():
         frame = line.startswith("  File ")
-        skipping = frame and (skipping or _OURS in line)
+        skipping = frame and (skipping or _OURS.search(line) is not None)
         if skipping:
             while lines[-1].startswith("  File ") and _OF_PYTEST.search(lines[-1]):
                 lines.pop()
@@ -99,7 +109,7 @@ def _failure(words: str) -> BaseException:
     return pytest.fail.Exception("\n".join(lines), pytrace=False)
 
 
-class _BodyChild(Child):
+class BodyChild(Child):
     """A child that has all the time in the world once a debugger was opened in it."""
 
     def __init__(self, entry: Any, function: Callable[[], Any], name: str, journal: _journal.Journal) -> None:
@@ -111,7 +121,7 @@ class _BodyChild(Child):
 
 
 @contextlib.contextmanager
-def _signals_of_a_debugger(journal: _journal.Journal) -> Iterator[Callable[[], None]]:
+def signals_of_a_debugger(journal: _journal.Journal) -> Iterator[Callable[[], None]]:
     """While the child stands in a debugger, neither Ctrl-C nor an alarm (pytest-timeout's) is for us.
 
     They are for the child, which calls what this gives.
@@ -151,11 +161,17 @@ def _read_journal(item: pytest.Item, journal: _journal.Journal) -> None:
         return
     capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
-        for data, context in reports:
-            report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
-            if context is not None and hasattr(report, "context"):
-                report.context = pickle.loads(context)
-            item.ihook.pytest_runtest_logreport(report=report)
+        for packed in reports:
+            log_report(item, packed)
+
+
+def log_report(item: pytest.Item, packed: PackedReport) -> None:
+    """Log a report of a child's."""
+    data, context = packed
+    report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
+    if context is not None and hasattr(report, "context"):
+        report.context = pickle.loads(context)
+    item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _take_over(item: pytest.Item, answer: Answer) -> None:
@@ -164,8 +180,7 @@ def _take_over(item: pytest.Item, answer: Answer) -> None:
     for packed in answer.marks:
         name, args, keywords = pickle.loads(packed)
         item.add_marker(getattr(pytest.mark, name).with_args(*args, **keywords))
-    if answer.coverage is not None:
-        item.config.stash.setdefault(_measured_key, []).append(answer.coverage)
+    keep_coverage(item.config, answer.coverage)
     if answer.finalizer is not None:
         item.addfinalizer(functools.partial(pytest.fail, answer.finalizer, pytrace=False))
     if answer.exit is not None:
@@ -201,6 +216,12 @@ def report_from_child(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.
 def stood_in_debugger(item: pytest.Item) -> bool:
     """Whether the debugger was opened on this failure, in the child, already."""
     return item.stash.get(_debugged_key, False)
+
+
+def keep_coverage(config: pytest.Config, measured: _coverage.Measured | None) -> None:
+    """Keep what a child has measured until :func:`join_coverage`."""
+    if measured is not None:
+        config.stash.setdefault(_measured_key, []).append(measured)
 
 
 def join_coverage(config: pytest.Config) -> None:

@@ -20,7 +20,10 @@ import pytest
 
 from . import _coverage, _journal, _pickling
 
-__all__ = ["Answer", "run_in_child", "unpack_error"]
+__all__ = ["Answer", "PackedReport", "base_report", "pack_report", "run_in_child", "unpack_error"]
+
+#: A report as plain data, and the words of a subtest as themselves.
+PackedReport = tuple[dict[str, Any], "bytes | None"]
 
 #: pytest's own exceptions cannot be pickled; which of them one is, is told by its place here.
 #: xfail's derives from fail's.
@@ -61,7 +64,7 @@ def run_in_child(
         node.addfinalizer = added.append  # type: ignore[method-assign, assignment]
     marks, sections = (
         len(item.own_markers),
-        len(_base_report(item, pytest.CallInfo.from_call(lambda: None, "call")).sections),
+        len(base_report(item, pytest.CallInfo.from_call(lambda: None, "call")).sections),
     )
     call = pytest.CallInfo.from_call(functools.partial(_call, item, body), when="call")
     _fill(answer, item, call, sections)
@@ -94,7 +97,7 @@ def _fill(answer: Answer, item: pytest.Item, call: pytest.CallInfo[None], sectio
     """Put the outcome into the answer; open the debugger where that was asked for."""
     hook = item.config.hook
     debug = bool(item.config.getoption("usepdb", False))
-    report = _base_report(item, call)
+    report = base_report(item, call)
     error = call.excinfo.value if call.excinfo is not None else None
     try:
         if isinstance(error, pytest.exit.Exception):
@@ -116,7 +119,7 @@ def _fill(answer: Answer, item: pytest.Item, call: pytest.CallInfo[None], sectio
         answer.error = _pack_error(error)
 
 
-def _base_report(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
+def base_report(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
     """What pytest makes of the call; the hooks around it are for the test process to run."""
     for implementation in reversed(item.ihook.pytest_runtest_makereport.get_hookimpls()):
         if not (implementation.wrapper or implementation.hookwrapper):
@@ -171,10 +174,7 @@ class _Listener:
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._answer.failed_subtests += report.failed
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        plain = {key: value for key, value in data.items() if _pickled(value)}
-        # From plain data the words of a subtest come back quoted twice; so they also travel as themselves.
-        self._journal.write(_journal.SUBREPORT, (plain, _pickled(getattr(report, "context", None))))
+        self._journal.write(_journal.SUBREPORT, pack_report(self._config, report))
 
     @pytest.hookimpl
     def pytest_enter_pdb(self) -> None:
@@ -185,7 +185,16 @@ class _Listener:
         self._journal.debugging = False
 
 
-# Exceptions on the way
+# Reports and exceptions on the way
+
+
+def pack_report(config: pytest.Config, report: pytest.TestReport) -> PackedReport:
+    """A report that others have seen, for the test process to log; what cannot travel is left out."""
+    data = config.hook.pytest_report_to_serializable(config=config, report=report)
+    properties = [(name, value if _pickled(value) else str(value)) for name, value in data["user_properties"]]
+    plain = {key: value for key, value in {**data, "user_properties": properties}.items() if _pickled(value)}
+    # From plain data the words of a subtest come back quoted twice; so they also travel as themselves.
+    return plain, _pickled(getattr(report, "context", None))
 
 
 def _pickled(value: Any) -> bytes | None:

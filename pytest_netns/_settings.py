@@ -14,7 +14,7 @@ _MISSING = ("skip", "fail")
 #: Keywords of the marker that are about the test's body and not about the pair.
 OF_THE_BODY = frozenset(("inside", "timeout"))
 #: Keywords of the marker that are about the test, wherever its body runs.
-OF_THE_TEST = frozenset(("requires",))
+OF_THE_TEST = frozenset(("requires", "isolate"))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
 
@@ -27,12 +27,14 @@ class Settings(NamedTuple):
         origin: Where ``missing`` comes from, in words.
         lacking: What becomes of a test whose kernel features are lacking: ``skip`` or ``fail``.
         named: Whether namespaces get names that ``ip netns`` shows.
+        isolate: Whether each test runs in a private namespace with all its fixtures.
     """
 
     missing: str
     origin: str
     lacking: str
     named: bool
+    isolate: bool = False
 
 
 class MarkerSettings(NamedTuple):
@@ -44,6 +46,7 @@ class MarkerSettings(NamedTuple):
         body_inside: Whether the body runs inside at all.
         timeout: Seconds that the body may take; None for no limit.
         requires: Kernel features that the test needs, by the names in :data:`._features.FEATURES`.
+        isolate: Whether the whole test runs in a private namespace; None for what the session says.
     """
 
     shape: Mapping[str, Any]
@@ -51,9 +54,12 @@ class MarkerSettings(NamedTuple):
     body_inside: bool
     timeout: float | None
     requires: tuple[str, ...] = ()
+    isolate: bool | None = None
 
 
-def read_settings(option: str | None, ini: str, named: bool, in_ci: bool, ini_lacking: str = "") -> Settings:
+def read_settings(
+    option: str | None, ini: str, named: bool, in_ci: bool, ini_lacking: str = "", *, isolate: bool = False
+) -> Settings:
     """Work out a session's settings.
 
     Raises:
@@ -74,14 +80,15 @@ def read_settings(option: str | None, ini: str, named: bool, in_ci: bool, ini_la
         missing, origin = "fail", "CI is set"
     else:
         missing, origin = "skip", "default"
-    return Settings(missing, origin, ini_lacking or missing, named)
+    return Settings(missing, origin, ini_lacking or missing, named, isolate)
 
 
 def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> MarkerSettings:
     """Merge a test's markers, given farthest first, so that the closest wins.
 
     A marker that only shapes the pair or names what the test requires says nothing of the body; any other puts it
-    inside. Requirements add up. What shapes the pair is not checked here but where the pair is planned.
+    inside, unless the whole test is isolated. Requirements add up. What shapes the pair is not checked here but where
+    the pair is planned.
 
     Raises:
         PlanError: Names the value and what was expected.
@@ -98,10 +105,16 @@ def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> M
     inside = shape.pop("inside", None)
     if inside is not None and not isinstance(inside, str):
         raise PlanError(f"inside {inside!r}: expected the name of a host, such as 'beijing'")
-    timeout = shape.pop("timeout", BODY_LIMIT)
+    isolate = shape.pop("isolate", None)
+    if isolate not in (None, True, False):
+        raise PlanError(f"isolate {isolate!r}: expected True or False")
+    if isolate and inside is not None:
+        raise PlanError(f"inside={inside!r} and isolate=True: a test is in one place only; leave one of them out")
+    # A test that is there with all its fixtures may take the time that it took before.
+    timeout = shape.pop("timeout", None if isolate else BODY_LIMIT)
     if timeout is not None and not _is_seconds(timeout):
         raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
-    return MarkerSettings(shape, inside, body_inside, timeout, tuple(dict.fromkeys(requires)))
+    return MarkerSettings(shape, inside, body_inside and not isolate, timeout, tuple(dict.fromkeys(requires)), isolate)
 
 
 def _names(value: object) -> Sequence[str]:

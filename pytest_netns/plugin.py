@@ -15,23 +15,28 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from . import _probe, _settings
-from ._errors import NamespacesUnavailable, PlanError
+from ._errors import NamespacesUnavailable, NetnsError, PlanError
+from ._marker import marker_of, wrong_plans_fail
 
 if TYPE_CHECKING:
     from ._host import Host
     from ._lab import Lab, Pair
 
 _settings_key = pytest.StashKey[_settings.Settings]()
-_marker_key = pytest.StashKey[_settings.MarkerSettings]()
 _private_key = pytest.StashKey["Host"]()
 _inside_key = pytest.StashKey["Host"]()
 _guest_key = pytest.StashKey[bool]()
+_refusal_key = pytest.StashKey[NetnsError]()
+#: Set while an isolated test runs, for its child to see.
+_isolated_key = pytest.StashKey[bool]()
 
 _MARKER = (
-    "netns(inside=None, timeout=300, requires=[], hosts=…, bridge=…, interfaces=…, subnet=…, subnet6=…, mtu=…): "
+    "netns(inside=None, timeout=300, requires=[], isolate=None, hosts=…, bridge=…, interfaces=…, "
+    "subnet=…, subnet6=…, mtu=…): "
     "run the test's body inside a network namespace of its own, or in the host named by `inside`; "
     "`requires` names kernel features without which the test is skipped; "
-    "the other keywords shape netns_pair. `requires` and those alone leave the body where it is."
+    "`isolate` says whether the whole test, fixtures included, runs in a private namespace, as --netns-isolate does; "
+    "the other keywords shape netns_pair. `requires`, `isolate` and those alone leave the body where it is."
 )
 
 
@@ -59,6 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="give the namespaces of the fixtures and bodies names that `ip netns` shows, while they live (needs root)",
     )
+    group.addoption(
+        "--netns-isolate",
+        action="store_true",
+        help="run each test with all its fixtures in a private namespace: lo works, no other network can be reached",
+    )
+    parser.addini("netns_isolate", "as --netns-isolate", type="bool", default=False)
     parser.addini("netns_missing", "skip or fail a test where network namespaces cannot be had", default="")
     parser.addini(
         "netns_lacking",
@@ -78,6 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
             bool(config.getoption("--netns-named")),
             bool(os.environ.get("CI")),
             str(config.getini("netns_lacking")),
+            isolate=bool(config.getoption("--netns-isolate") or config.getini("netns_isolate")),
         )
     except PlanError as error:
         raise pytest.UsageError(str(error)) from None
@@ -87,7 +99,10 @@ def pytest_report_header(config: pytest.Config) -> str:
     settings = config.stash[_settings_key]
     lacking = "" if settings.lacking == settings.missing else f", where features are lacking, {settings.lacking}"
     named = ", named namespaces" if settings.named else ""
-    return f"netns: where namespaces can't be had, tests {settings.missing} ({settings.origin}){lacking}{named}"
+    isolate = ", tests isolated" if settings.isolate else ""
+    return (
+        f"netns: where namespaces can't be had, tests {settings.missing} ({settings.origin}){lacking}{named}{isolate}"
+    )
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -146,11 +161,11 @@ def netns_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     ``bridge`` (False for none), ``interfaces``, ``subnet``, ``subnet6``, ``mtu``. Default: beijing 10.0.0.1
     and shanghai 10.0.0.2 with ``eth0`` each, ``br0``, 10.0.0.0/24 and fd00:10::/64, mtu 1500.
     """
-    marker = _marker_of(request.node)
+    marker = marker_of(request.node)
     keywords = dict(marker.shape) if marker is not None else {}
     parameter = getattr(request, "param", {})
     with _new_lab(request.config) as lab:
-        with _wrong_plans_fail(request.node):
+        with wrong_plans_fail(request.node):
             if not isinstance(parameter, Mapping):
                 raise PlanError(f"netns_pair takes a dict of keywords as its parameter, not {parameter!r}")
             pair = lab.pair(**{**keywords, **parameter})
@@ -186,85 +201,53 @@ def _new_lab(config: pytest.Config) -> Lab:
     return Lab(named=config.stash[_settings_key].named)
 
 
-@contextlib.contextmanager
-def _wrong_plans_fail(node: pytest.Item) -> Iterator[None]:
-    """A wrong plan is told in one sentence that names the test; frames of ours would only hide it."""
-    try:
-        yield
-    except PlanError as error:
-        raise pytest.fail.Exception(f"{node.nodeid}: {error}", pytrace=False) from None
-
-
 # The marker
 
 
-def _marker_of(item: pytest.Item) -> _settings.MarkerSettings | None:
-    if _marker_key not in item.stash:
-        marks = list(_marks_of(item))
-        if not marks:
-            return None
-        with _wrong_plans_fail(item):
-            marker = _settings.read_marker([(mark.args, mark.kwargs) for mark in marks])
-            _check_shape(marker.shape)
-            _check_that_it_shapes(item)
-            if marker.requires:
-                from ._features import check_names
-
-                check_names(marker.requires)
-        item.stash[_marker_key] = marker
-    return item.stash[_marker_key]
-
-
-def _marks_of(item: pytest.Item) -> Iterator[pytest.Mark]:
-    """The test's markers, farthest first: module, class (bases before derived), function, parameter set."""
+def _limit_of_isolated(item: pytest.Item) -> float | None:
+    """Seconds for a test that is to be isolated; 0 for one that is not."""
+    config = item.config
+    if _isolated_key in config.stash or config.getoption("setuponly", False):
+        return 0
     if item.get_closest_marker("netns") is None:
-        return
-    for node in item.listchain():
-        marks = [mark for mark in node.own_markers if mark.name == "netns"]
-        of_parameters = getattr(getattr(node, "callspec", None), "marks", ())
-        closest = [mark for mark in marks if any(mark is other for other in of_parameters)]
-        others = [mark for mark in marks if not any(mark is other for other in of_parameters)]
-        # Decorators are listed from the function outwards, but classes from the base downwards.
-        yield from others if isinstance(node, pytest.Class) else reversed(others)
-        yield from closest
+        return None if config.stash[_settings_key].isolate else 0
+    try:
+        marker = marker_of(item)
+    except pytest.fail.Exception:
+        return 0  # the setup says so
+    assert marker is not None
+    if marker.isolate is None:
+        # Where the marker has put the body is where it is.
+        return None if config.stash[_settings_key].isolate and not marker.body_inside else 0
+    return marker.timeout if marker.isolate else 0
 
 
-def _check_shape(shape: Mapping[str, Any]) -> None:
-    if not shape:
-        return
-    import difflib
-
-    from ._pair import PairShape
-
-    known = ["inside", "timeout", "requires", *PairShape.__dataclass_fields__]
-    for keyword in shape:
-        if keyword not in known:
-            close = difflib.get_close_matches(keyword, known, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise PlanError(f"unknown keyword {keyword!r}{hint}; @pytest.mark.netns takes {', '.join(known)}")
-    PairShape.from_keywords(shape)
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    # An isolated test sets up all it uses. What is still set up here it would use, and tear down, once more.
+    if nextitem is not None and _limit_of_isolated(nextitem) != 0:
+        runner: Any = item.config.pluginmanager.get_plugin("runner")
+        runner.pytest_runtest_teardown(item, None)
 
 
-def _may_ask_later(item: pytest.Item) -> bool:
-    """Whether it, or a fixture of somebody else's, takes ``request``, by which it may get its pair."""
-    info = getattr(item, "_fixtureinfo", None)
-    if info is None:  # no test function
-        return True
-    fixtures = [each for known in info.name2fixturedefs.values() for each in known]
-    foreign = [each for each in fixtures if not each.func.__module__.startswith(("_pytest.", "pytest_netns."))]
-    return "request" in info.argnames or any("request" in each.argnames for each in foreign)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    limit = _limit_of_isolated(item)
+    if limit == 0:
+        return None
+    with contextlib.ExitStack() as stack:
+        try:
+            host = stack.enter_context(_new_lab(item.config)).host()
+            host.namespace.fileno()
+        except NetnsError as error:
+            item.stash[_refusal_key] = error
+            return None  # the setup tells it
+        from ._isolate import run_isolated
 
-
-def _check_that_it_shapes(item: pytest.Item) -> None:
-    """Refuse keywords of the pair on a test without one; a class's or module's are for those tests that have one."""
-    if "netns_pair" in getattr(item, "fixturenames", ()) or _may_ask_later(item):
-        return
-    own = [mark.kwargs for mark in item.own_markers if mark.name == "netns"]
-    of_the_pair = {keyword for keywords in own for keyword in keywords} - _settings.OF_THE_BODY - _settings.OF_THE_TEST
-    if of_the_pair:
-        raise PlanError(
-            f"@pytest.mark.netns({', '.join(sorted(of_the_pair))}=…) shapes netns_pair, which the test does not ask for"
-        )
+        item.config.stash[_isolated_key] = True  # for the child
+        stack.callback(item.config.stash.__delitem__, _isolated_key)
+        run_isolated(item, host, limit)
+    return True
 
 
 # No wrapper is put around setup and call: its frame would be in the tracebacks of everybody's tests. A second
@@ -273,7 +256,9 @@ def _check_that_it_shapes(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    marker = _marker_of(item)
+    if _refusal_key in item.stash:
+        raise item.stash[_refusal_key]
+    marker = marker_of(item)
     # With --setup-only and --setup-plan nothing is tried.
     if marker is not None and marker.requires and not item.config.getoption("setuponly", False):
         _require(item, marker.requires)
@@ -295,7 +280,7 @@ def _require(item: pytest.Item, features: tuple[str, ...]) -> None:
 
 @pytest.hookimpl(trylast=True, specname="pytest_runtest_setup")
 def pytest_netns_put_body_inside(item: pytest.Item) -> None:
-    marker = _marker_of(item)
+    marker = marker_of(item)
     # With --setup-only and --setup-plan no body runs, and with the latter there are no hosts.
     if marker is None or not marker.body_inside or item.config.getoption("setuponly", False):
         return

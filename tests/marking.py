@@ -66,19 +66,27 @@ class Inner:
         return self.pytester.runpytest_subprocess(*self.arguments(*arguments), path)
 
     def run_body(self, body: str, source: str, *arguments: str) -> pytest.RunResult:
-        """Run a test file, given without its head, with its bodies ``outside`` or ``inside``."""
+        """Run a test file, given without its head, with its bodies ``outside``, ``inside`` or ``isolated``."""
         self._monkeypatch.setenv("BODY", body)
         witnesses = self.path / "bodies"
         witnesses.unlink(missing_ok=True)
         if not (self.path / "conftest.py").exists():
             self.pytester.makeconftest(WITNESS)
         result = self.run(HEAD + source, *arguments)
-        assert set(witnesses.read_text().split()) == {body}
+        assert set(witnesses.read_text().split()) == {body if body == "outside" else "inside"}
         return result
 
     def run_twice(self, source: str, *arguments: str) -> Runs:
         """Run a test file, given without its head, with its bodies here and inside."""
         return Runs(*(self.run_body(body, source, *arguments) for body in Runs._fields))
+
+    def run_isolated_too(self, source: str, *arguments: str) -> Runs:
+        """Run a test file, given without its head, as it is and with ``--netns-isolate``."""
+        options = ["--no-header", *arguments]
+        return Runs(
+            self.run_body("outside", source, *options),
+            self.run_body("isolated", source, "--netns-isolate", *options),
+        )
 
 
 def readable(lines: list[str]) -> list[str]:

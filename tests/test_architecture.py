@@ -66,6 +66,9 @@ FLOORS = (
     "packets",
     "_body_child",
     "_body",
+    "_isolate_child",
+    "_isolate",
+    "_marker",
     "plugin",
     "__init__",
     "__main__",
@@ -87,7 +90,7 @@ SYSTEM = {"fork": {"os"}, "_exit": {"os", "posix"}}
 LIBRARIES = {
     "pyroute2": {"_netlink", "_requests"},
     "scapy": {"packets"},
-    "pytest": {"plugin", "_body", "_body_child"},
+    "pytest": {"plugin", "_body", "_body_child", "_isolate", "_isolate_child", "_marker"},
     "coverage": {"_coverage"},
     "ctypes": {"_kernel"},
 }
