@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_netns import Host, Lab, Pair, PairFactory, ping
+from pytest_netns import Host, Lab, Nat, Pair, PairFactory, PortForward, Router, ping
 
 
 @pytest.mark.netns
@@ -188,6 +189,26 @@ def test_lab(netns_lab: Lab) -> None:
     assert ping(laptop, server).replies[0].ttl == 63
     home["eth1"].down()
     assert not ping(laptop, server, timeout=0.2)
+
+
+@pytest.mark.netns(requires=["nft"])
+@pytest.mark.skipif(not shutil.which("nft", path=f"{os.defpath}:/usr/sbin:/sbin"), reason="NAT needs the program nft")
+def test_behind_nat(netns_lab: Lab) -> None:
+    """A router as most homes have; then another kind, while it runs."""
+    lan, wan = netns_lab.bridge("lan", "192.168.1.0/24"), netns_lab.bridge("wan", "203.0.113.0/24")
+    laptop, server = netns_lab.host("laptop", lan), netns_lab.host("server", wan)
+    home: Router = netns_lab.router("home", lan, wan, nat=wan)
+    assert ping(laptop, server)
+    assert not ping(server, laptop)
+    home.forward_port(8080, laptop, 80)
+    assert home.port_forwards == (PortForward(8080, "laptop", 80, "tcp"),)
+    with laptop.socket() as listener, server.socket() as client:
+        listener.bind((laptop.ip, 80))
+        listener.listen()
+        client.connect(("203.0.113.2", 8080))
+    home.set_nat(Nat(wan, "symmetric"))
+    home.flush_nat()
+    assert "NAT to wan: symmetric" in str(netns_lab)
 
 
 LAB = """

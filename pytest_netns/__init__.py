@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ._interfaces import Interface, InterfaceState
     from ._lab import Lab, Pair
     from ._namespace import Namespace
+    from ._nat import Nat, PortForward
+    from ._router import Router
     from .packets import PingNote, PingResult, ping
     from .plugin import LabFactory, PairFactory
 
@@ -46,6 +48,8 @@ _HOMES = {
     "_interfaces": ("Interface", "InterfaceState"),
     "_lab": ("Lab", "Pair"),
     "_namespace": ("Namespace",),
+    "_nat": ("Nat", "PortForward"),
+    "_router": ("Router",),
     "packets": ("PingNote", "PingResult", "ping"),
     "plugin": ("LabFactory", "PairFactory"),
 }
@@ -63,13 +67,16 @@ __all__ = [
     "LabFactory",
     "NamespacesUnavailable",
     "Namespace",
+    "Nat",
     "NetnsError",
     "Pair",
     "PairFactory",
     "PingNote",
     "PingResult",
     "PlanError",
+    "PortForward",
     "RemoteError",
+    "Router",
     "WaitTimeout",
     "ping",
 ]

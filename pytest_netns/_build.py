@@ -49,6 +49,8 @@ def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     """Ask the kernel for all of it, one send for a namespace and round, and wait until it is ready."""
     for name, requests in todo.unplug.items():
         namespaces[name].netlink.batch(requests)
+    if todo.rules:
+        _load_rules(todo, namespaces)
     for name in todo.routers:
         _forward(namespaces[name])
     for name in {**todo.bridges, **todo.cables}:
@@ -84,6 +86,13 @@ def _settle(todo: Steps, netlinks: dict[str, Netlink]) -> None:
             if name in todo.ready:
                 indexes, addresses = todo.ready[name]
                 netlinks[name].wait_ready(indexes, read, addresses)
+
+
+def _load_rules(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
+    from ._nftables import load, load_anew
+
+    for name, (text, anew) in todo.rules.items():
+        (load_anew if anew else load)(name, namespaces[name], text)
 
 
 def _forward(namespace: Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ._plan import End, Plan, Segment
+from ._plan import End, Node, Plan, Segment
 
 __all__ = ["as_dot", "as_mermaid", "as_text"]
 
@@ -16,8 +16,7 @@ def as_text(plan: Plan) -> str:
         kind = "bridge" if segment.bridged else "link"
         lines.append(f"{kind} {segment.name}: {_of_segment(segment)}")
         for end in plan.on_segment[segment.name]:
-            router = " (router)" if plan.nodes[end.node].forwards else ""
-            lines.append(f"  {end.node}{router} {end.name} {' '.join(end.addresses)} {end.mac}")
+            lines.append(f"  {end.node}{_role(plan.nodes[end.node])} {end.name} {' '.join(end.addresses)} {end.mac}")
     lines += [f"host {name}: on no bridge" for name, ends in plan.of_node.items() if not ends]
     return "\n".join(lines) or "an empty lab"
 
@@ -28,7 +27,7 @@ def as_mermaid(plan: Plan) -> str:
     lines = ["flowchart LR"]
     for name, node in plan.nodes.items():
         left, right = ("{{", "}}") if node.forwards else ("[", "]")
-        lines.append(f'    {names(name)}{left}"{name}"{right}')
+        lines.append(f'    {names(name)}{left}"{"<br/>".join([name, *_translation(node)])}"{right}')
     for segment in plan.segments.values():
         if segment.bridged:
             lines.append(f'    {names(segment.name)}(["{segment.name}<br/>{"<br/>".join(_networks(segment))}"])')
@@ -40,7 +39,9 @@ def as_dot(plan: Plan) -> str:
     """A graph for Graphviz; ``neato`` or ``dot`` draw it."""
     lines = ["graph lab {", "    node [shape=box];"]
     for name, node in plan.nodes.items():
-        lines.append(f'    "{name}"{" [shape=diamond]" if node.forwards else ""};')
+        said = "\\n".join([name, *_translation(node)])
+        shape = f' [shape=diamond, label="{said}"]' if node.nat else " [shape=diamond]" if node.forwards else ""
+        lines.append(f'    "{name}"{shape};')
     for segment in plan.segments.values():
         if segment.bridged:
             label = "\\n".join([segment.name, *_networks(segment)])
@@ -49,6 +50,14 @@ def as_dot(plan: Plan) -> str:
         label = "\\n".join(words)
         lines.append(f'    "{one}" -- "{other}" [label="{label}"];')
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _role(node: Node) -> str:
+    return f" ({', '.join(['router', *_translation(node)])})" if node.forwards else ""
+
+
+def _translation(node: Node) -> list[str]:
+    return [str(word) for word in (node.nat, *node.port_forwards) if word]
 
 
 def _of_segment(segment: Segment) -> str:

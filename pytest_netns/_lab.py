@@ -28,6 +28,9 @@ from ._surroundings import LabSurroundings
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._nat import Nat
+    from ._router import Router
+
 __all__ = ["Lab", "Pair"]
 
 __tracebackhide__ = hide_own_frames
@@ -102,7 +105,7 @@ class Lab:
             {
                 "bridges": {"lan": {"subnet": "192.168.1.0/24"}, "wan": {"subnet6": False}},
                 "hosts": {"laptop": {"bridges": ["lan"]}, "server": {"bridges": ["wan"], "ip": "10.0.1.80"}},
-                "routers": {"home": {"bridges": ["lan", "wan"]}},
+                "routers": {"home": {"bridges": ["lan", "wan"], "nat": "wan"}},
                 "links": [{"hosts": ["laptop", "server"], "mtu": 9000}],
             }
 
@@ -199,14 +202,29 @@ class Lab:
         return self._node(name, bridges, ip, ip6, mac, forwards=False)
 
     def router(
-        self, name: str, *bridges: Bridge, ip: str | None = None, ip6: str | None = None, mac: str | None = None
-    ) -> Host:
+        self,
+        name: str,
+        *bridges: Bridge,
+        ip: str | None = None,
+        ip6: str | None = None,
+        mac: str | None = None,
+        nat: Bridge | Nat | str | None = None,
+    ) -> Router:
         """A host that forwards between its bridges; all hosts get the routes that lead over it.
 
         Arguments and errors are those of :meth:`host`. Of several ways the shortest, counted in routers, is taken,
         and of equal ones that over the router that was connected first.
+
+        Args:
+            nat: The bridge that is outside, where the router translates addresses as most homes' do; or ``Nat(BRIDGE,
+                …)`` for how it does. Needs the program nft.
         """
-        return self._node(name, bridges, ip, ip6, mac, forwards=True)
+        from ._router import Router, as_nat
+
+        wanted = as_nat(nat)
+        made = self._node(name, bridges, ip, ip6, mac, forwards=True, nat=wanted)
+        assert isinstance(made, Router)
+        return made
 
     def connect(
         self,
@@ -306,6 +324,7 @@ class Lab:
         mac: str | None,
         *,
         forwards: bool,
+        nat: Nat | None = None,
     ) -> Host:
         self._check_own(*bridges)
         plan = add_node(self._plan, name, forwards=forwards)
@@ -314,6 +333,10 @@ class Lab:
             plan = add_end(plan, name, bridge.name, **given)
         if not bridges and (ip or ip6 or mac):
             raise PlanError(f"{name}: ip, ip6 and mac need a bridge to be on: host({name!r}, BRIDGE, …)")
+        if nat is not None:
+            from ._nat import set_nat
+
+            plan = set_nat(plan, name, nat)
         self._change(plan, name)
         return self._hosts[name]
 
@@ -332,6 +355,10 @@ class Lab:
         if self._closed:
             raise ClosedError("this lab is closed")
         broker()  # where namespaces cannot be had, say so now
+        if any(name in plan.nodes and plan.nodes[name].nat for name in touched):
+            from ._nftables import find_nft
+
+            find_nft()  # so with the program for it
         before = self._plan
         self._show(plan, touched)
         if self._made is not NOTHING or self._named:  # names are for others to see
@@ -346,13 +373,24 @@ class Lab:
         self._plan = plan
         for name in touched:
             if name in plan.nodes:
-                host = self._hosts.setdefault(name, Host(name, owner=self, network=self._hosts))
+                host = self._hosts.get(name) or self._new_host(name, forwards=plan.nodes[name].forwards)
                 host._given = tuple(address for end in plan.of_node[name] for address in end.addresses)
             elif name in plan.segments:
                 self._bridges.setdefault(name, Bridge(name, owner=self))
             else:
                 self._hosts.pop(name, None)
                 self._bridges.pop(name, None)
+
+    def _new_host(self, name: str, *, forwards: bool) -> Host:
+        if forwards:
+            from ._router import Router
+
+            self._hosts[name] = Router(
+                name, self, self._hosts, lambda: self._plan, lambda plan: self._change(plan, name)
+            )
+        else:
+            self._hosts[name] = Host(name, owner=self, network=self._hosts)
+        return self._hosts[name]
 
     def build(self) -> None:
         """Make what is planned; happens by itself when the lab is first used.

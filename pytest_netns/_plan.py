@@ -9,10 +9,13 @@ import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
 from ._errors import PlanError, hide_own_frames
+
+if TYPE_CHECKING:
+    from ._nat import Nat, PortForward
 
 __all__ = [
     "AUTO",
@@ -69,6 +72,9 @@ class Node:
     #: In the order of creation, from 1.
     number: int
     forwards: bool = False
+    #: Of a router: how it translates, and which ports of its outside address lead to hosts.
+    nat: Nat | None = None
+    port_forwards: tuple[PortForward, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ __tracebackhide__ = hide_own_frames
 _OF_A_LAB = ("bridges", "hosts", "routers", "links")
 _OF_A_SEGMENT = ("subnet", "subnet6", "mtu")
 _OF_AN_END = ("ip", "ip6", "mac")
+_OF_A_FORWARD = ("port", "to", "to_port", "protocol")
 
 
 def load_toml(path: Path) -> Mapping[str, Any]:
@@ -58,11 +59,15 @@ def plan_from(data: Mapping[str, Any], *, ipv6: bool = True) -> Plan:
     for number, words in enumerate(_list(data, "links")):
         with _At(f"links[{number}]"):
             plan = _add_link(plan, words, ipv6=ipv6)
+    for name, words in _tables(data, "routers"):
+        with _At(f"routers.{name}"):
+            plan = _add_nat(plan, name, words)
     return plan
 
 
 def _add_node(plan: Plan, name: str, words: Mapping[str, Any], *, forwards: bool) -> Plan:
-    _check_words("a host", words, ("bridges", "interfaces", *_OF_AN_END))
+    known = ("bridges", "interfaces", *_OF_AN_END)
+    _check_words(*(("a router", words, (*known, "nat", "forward_port")) if forwards else ("a host", words, known)))
     plan = add_node(plan, name, forwards=forwards)
     of_first = {word: words[word] for word in _OF_AN_END if word in words}
     bridges = [_bridge(plan, name) for name in _list(words, "bridges")]
@@ -77,6 +82,22 @@ def _add_node(plan: Plan, name: str, words: Mapping[str, Any], *, forwards: bool
             raise PlanError(f"interfaces: {interface!r} has no bridge")
         own = {word: value for word, value in interface.items() if word != "bridge"}
         plan = add_end(plan, name, _bridge(plan, interface["bridge"]), **own)
+    return plan
+
+
+def _add_nat(plan: Plan, name: str, words: Mapping[str, Any]) -> Plan:
+    """Last, for it may speak of any host or link."""
+    if "nat" in words or "forward_port" in words:
+        from ._nat import nat_from, set_forward, set_nat
+
+        if "nat" in words:
+            plan = set_nat(plan, name, nat_from(words["nat"]))
+        for forward in _list(words, "forward_port"):
+            _check_words("forward_port", forward, _OF_A_FORWARD)
+            if "port" not in forward or "to" not in forward:
+                raise PlanError(f"forward_port {forward!r}: expected a port, and the host that it leads to: to")
+            own = {word: value for word, value in forward.items() if word not in ("port", "to")}
+            plan = set_forward(plan, name, forward["port"], str(forward["to"]), **own)
     return plan
 
 

@@ -1,7 +1,8 @@
 """Which way from each node to each network: pure functions of a plan.
 
 Shortest paths, counted in routers; of equal ones the router that was connected first. A plain host gets a default route
-where a router leads anywhere, and routes of their own to networks that another router is nearer to.
+where a router leads anywhere, and routes of their own to networks that another router is nearer to. In IPv4, what is
+inside of a router that translates is not known outside.
 """
 
 from __future__ import annotations
@@ -80,10 +81,17 @@ class _Ways:
                     continue
                 seen.add(end.node)
                 for other in self._between[end.node]:
+                    if self._hides(end.node, segment, other):
+                        continue
                     if other != destination and other not in ways:
                         ways[other] = distance + 1, self._end_on[end.node, other]
                         waiting.append((other, distance + 1))
         return ways
+
+    def _hides(self, router: str, segment: str, other: str) -> bool:
+        """Whether a router keeps a segment from those on another one."""
+        nat = self._plan.nodes[router].nat
+        return nat is not None and self._version == 4 and other == nat.outside != segment
 
     def routes(self, node: str) -> tuple[Route, ...]:
         """The routes of a node."""

@@ -37,6 +37,8 @@ class Steps:
     places: list[str] = field(default_factory=list)
     routers: list[str] = field(default_factory=list)
     bridges: dict[str, _requests.Request] = field(default_factory=dict)
+    #: Rules of routers that translate, in nft's language; and whether what was translated before is to be forgotten.
+    rules: dict[str, tuple[str, bool]] = field(default_factory=dict)
     #: By the place that the near end is made in.
     cables: dict[str, list[Cable]] = field(default_factory=dict)
     #: In hosts: ends of direct links up, for labs that settle in portions: none has a carrier before the other is up.
@@ -84,6 +86,7 @@ def _steps(old: Plan, new: Plan) -> Steps:
         todo.read.setdefault(name, []).append(_requests.get_link(BRIDGE_INDEX))
         todo.ready.setdefault(name, ([], []))
     _add_routes(todo, old, new)
+    _add_rules(todo, old, new)
     return todo
 
 
@@ -161,6 +164,24 @@ def _add_routes(todo: Steps, old: Plan, new: Plan) -> None:
         requests += [_requests.add_route(*_words(route)) for route in these if route not in had]
         if requests:
             todo.settle.setdefault(node, []).extend(requests)
+
+
+def _add_rules(todo: Steps, old: Plan, new: Plan) -> None:
+    routers = [name for name, node in new.nodes.items() if node.nat or (name in old.nodes and old.nodes[name].nat)]
+    if not routers:
+        return
+    from ._nat_rules import NOTHING_LEFT, nat_rules
+
+    for name in routers:
+        before = nat_rules(old, name) if name in old.nodes else None
+        after = nat_rules(new, name)
+        if after is None:
+            if before is not None:
+                todo.rules[name] = NOTHING_LEFT, True
+        elif before is None or before.table != after.table:
+            todo.rules[name] = after.table + after.forwards, name in old.nodes
+        elif before.forwards != after.forwards:
+            todo.rules[name] = after.forwards, False
 
 
 def _words(route: Route) -> tuple[int, str | None, str]:

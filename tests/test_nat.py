@@ -2,18 +2,220 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
+from pace import seconds
 from programs import program
 
-from pytest_netns import Pair, ping
+from pytest_netns import Host, Lab, Nat, NetnsError, Pair, PlanError, PortForward, Router, _nftables, ping
 from pytest_netns._conntrack import flush_connections
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.netns(requires=["nft"])]
 
 _TRACKING = "table inet tracking { chain seen { type filter hook input priority 0; ct state new accept; }; }"
+Address = tuple[str, int]
 
 
-@pytest.mark.netns(requires=["nft"])
+@pytest.fixture(autouse=True)
+def _nft() -> None:
+    program("nft")
+
+
+class Endpoint:
+    """A UDP socket in a host."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        self._socket = host.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.close = self._socket.close
+        self._socket.settimeout(seconds(20))
+        self._socket.bind((host.ip, port))
+        self.address: Address = self._socket.getsockname()
+
+    def send(self, word: str, to: Address) -> None:
+        self._socket.sendto(word.encode(), to)
+
+    def heard(self, last: str) -> dict[str, Address]:
+        """What came, and from where, up to a word that must come."""
+        words: dict[str, Address] = {}
+        while last not in words:
+            word, address = self._socket.recvfrom(100)
+            words[word.decode()] = address
+        return words
+
+    def seen_as(self, *servers: Endpoint) -> list[Address]:
+        """The addresses that servers see it at, as STUN has it (RFC 8489)."""
+        found = []
+        for server in servers:
+            self.send("who am I", server.address)
+            found.append(server.heard("who am I")["who am I"])
+        return found
+
+
+class Net:
+    """Two hosts inside, two outside, a router between them."""
+
+    def __init__(self, lab: Lab, nat: Nat | str) -> None:
+        self.lan, self.wan = lab.bridge("lan", "192.168.1.0/24"), lab.bridge("wan", "203.0.113.0/24")
+        self.laptop, self.phone = lab.host("laptop", self.lan), lab.host("phone", self.lan)
+        self.near, self.far = lab.host("near", self.wan), lab.host("far", self.wan)
+        self.home: Router = lab.router("home", self.lan, self.wan, nat=nat)
+        self.outside = "203.0.113.3"
+
+
+At = Callable[[Host, int], Endpoint]
+
+
+@pytest.fixture
+def at() -> Iterator[At]:
+    """Opens endpoints: ``at(host, port)``."""
+    with contextlib.ExitStack() as stack:
+        yield lambda host, port: stack.enter_context(contextlib.closing(Endpoint(host, port)))
+
+
+#: Number of ports that three servers see a socket at, the second differing from the first in the port only.
+SAME = {"endpoint-independent": [0, 0, 0], "address-dependent": [0, 0, 1], "address-and-port-dependent": [0, 1, 2]}
+#: Who gets in to a socket that has sent to the first of them.
+LET_IN = {
+    "endpoint-independent": {"first", "other port", "other address"},
+    "address-dependent": {"first", "other port"},
+    "address-and-port-dependent": {"first"},
+}
+BEHAVIOURS = [
+    *((Nat("wan", kind)) for kind in ("home", "full-cone", "symmetric", "carrier-grade")),
+    Nat("wan", filtering="address-dependent"),
+    Nat("wan", mapping="address-dependent"),
+    Nat("wan", mapping="address-dependent", filtering="endpoint-independent"),
+    Nat("wan", mapping="address-and-port-dependent", filtering="address-dependent", hairpin=False),
+]
+
+
+@pytest.mark.parametrize("nat", BEHAVIOURS, ids=str)
+def test_probes_see_what_was_asked_for(netns_lab: Lab, at: At, nat: Nat) -> None:
+    """Mapping, filtering, port preservation and hairpinning, as RFC 5780 finds them out: from the outside."""
+    net = Net(netns_lab, nat)
+    first, other_port, other_address = at(net.near, 1000), at(net.near, 1001), at(net.far, 1000)
+    laptop, phone = at(net.laptop, 5000), at(net.phone, 5000)
+    # Mapping, of two sockets with the same port, one after the other and again.
+    for own in (laptop, phone, laptop):
+        seen = own.seen_as(first, other_port, other_address)
+        ports = [port for _, port in seen]
+        assert {address for address, _ in seen} == {net.outside}
+        assert [list(dict.fromkeys(ports)).index(port) for port in ports] == SAME[nat.mapping]
+        assert (5000 in ports) == (nat.preserve_ports and own is laptop)
+    # Filtering: what is kept out has been kept out when something comes that was sent after it.
+    guest = at(net.laptop, 6000)
+    (mapped,) = guest.seen_as(first)
+    other_address.send("other address", mapped)
+    other_port.send("other port", mapped)
+    first.send("first", mapped)
+    assert set(guest.heard("first")) == LET_IN[nat.filtering]
+    # Hairpin: the phone is seen at its own address outside (RFC 4787, REQ-9).
+    phone.send("hairpin", mapped)
+    first.send("first", mapped)
+    heard = guest.heard("first")
+    turned = nat.hairpin and nat.filtering == "endpoint-independent"
+    assert ("hairpin" in heard) == turned
+    if turned:
+        assert heard["hairpin"][0] == net.outside
+        guest.send("and back", heard["hairpin"])
+        assert phone.heard("and back")["and back"] == mapped
+
+
+def test_inside_reaches_outside_and_not_the_other_way(netns_lab: Lab) -> None:
+    """In both families; the router itself answers echoes, and nothing else from outside."""
+    net = Net(netns_lab, "wan")
+    for address in (net.near.ip, net.near.ip6, net.phone.ip, net.home.ip):
+        assert address
+        assert ping(net.laptop, address, timeout=seconds(20))
+    assert ping(net.near, net.outside, timeout=seconds(20))
+    refused = ping(net.near, net.laptop)
+    assert not refused
+    assert "no route" in repr(refused)
+    assert not ping(net.near, str(net.laptop.ip6), timeout=0.1)
+    net.near.run(["ip", "route", "add", "192.168.1.0/24", "via", net.outside], check=True)
+    assert not ping(net.near, net.laptop, timeout=0.1)
+    with net.near.socket() as asking, net.home.socket() as listening:
+        listening.bind(("0.0.0.0", 22))
+        listening.listen()
+        asking.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            asking.connect((net.outside, 22))
+
+
+def homes(lab: Lab, nats: tuple[str, str], carrier: str | None = None) -> tuple[Host, Host, Host]:
+    """Two homes with the same subnet and the same addresses, behind a carrier or not; and a server."""
+    wan = lab.bridge("wan", "203.0.113.0/24")
+    server = lab.host("server", wan)
+    street = wan
+    if carrier:
+        street = lab.bridge("street", "100.64.0.0/10")
+        lab.router("carrier", street, wan, nat=Nat(wan, carrier))
+    hosts = []
+    for number, kind in enumerate(nats):
+        lan = lab.bridge(f"lan{number}", "192.168.1.0/24")
+        hosts.append(lab.host(f"laptop{number}", lan))
+        lab.router(f"home{number}", lan, street, nat=Nat(street, kind))
+    return hosts[0], hosts[1], server
+
+
+@pytest.mark.parametrize("carrier", [None, "carrier-grade"])
+@pytest.mark.parametrize(("nats", "meet"), [(("home", "home"), True), (("home", "symmetric"), False)])
+def test_two_hosts_meet_through_their_routers(
+    netns_lab: Lab, at: At, nats: tuple[str, str], carrier: str | None, meet: bool
+) -> None:
+    """UDP hole punching (RFC 5128, 3.3): homes meet, also over a carrier's NAT that turns their packets round."""
+    one, other, server = homes(netns_lab, nats, carrier)
+    assert one.ip == other.ip == "192.168.1.1"
+    middle, left, right = at(server, 3478), at(one, 5000), at(other, 5000)
+    (left_seen,), (right_seen,) = left.seen_as(middle), right.seen_as(middle)
+    left.send("one", right_seen)
+    right.send("two", left_seen)
+    left.send("three", right_seen)
+    middle.send("end", right_seen)
+    middle.send("end", left_seen)
+    heard = left.heard("end").keys() | right.heard("end").keys()
+    assert heard >= {"two", "three"} if meet else heard == {"end"}
+
+
+@pytest.mark.once
+def test_a_web_server_is_asked_over_two_nats(netns_lab: Lab, tmp_path: Path) -> None:
+    """Two laptops with one address each ask the same nginx by curl; it sees the carrier."""
+    one, other, server = homes(netns_lab, ("home", "home"), "carrier-grade")
+    serve(server, tmp_path)
+    for laptop in (one, other):
+        assert fetch(laptop, f"{server.ip}") == "203.0.113.2"
+    assert ping(one, server, timeout=seconds(20)).replies[0].ttl == 62
+
+
+def serve(host: Host, directory: Path, port: int = 80) -> None:
+    """Have nginx tell its clients the address that it sees; its first process ends when it listens."""
+    (directory / "nginx.conf").write_text(f"""
+        pid {directory}/nginx.pid;
+        error_log {directory}/error.log;
+        events {{}}
+        http {{
+            access_log off;
+            client_body_temp_path {directory};
+            proxy_temp_path {directory};
+            fastcgi_temp_path {directory};
+            uwsgi_temp_path {directory};
+            scgi_temp_path {directory};
+            server {{ listen {port}; listen [::]:{port}; location / {{ return 200 $remote_addr; }} }}
+        }}
+    """)
+    host.run([program("nginx"), "-p", str(directory), "-c", str(directory / "nginx.conf")], check=True, timeout=20)
+
+
+def fetch(host: Host, place: str) -> str:
+    command = [program("curl"), "-fsS", "--max-time", "20", f"http://{place}/"]
+    return str(host.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def test_tracked_connections_are_forgotten(netns_pair: Pair) -> None:
     """All of a namespace, at once; those of others are left alone, and where there are none nothing is wrong."""
     beijing, shanghai = netns_pair
@@ -25,3 +227,128 @@ def test_tracked_connections_are_forgotten(netns_pair: Pair) -> None:
     flush_connections(shanghai.namespace)
     assert counts == ["1", "1"]
     assert [host.sysctl("netfilter.nf_conntrack_count") for host in netns_pair] == ["1", "0"]
+
+
+class TestForwards:
+    def test_a_port_leads_to_a_host(self, netns_lab: Lab, tmp_path: Path) -> None:
+        """From outside and, by hairpin, from inside; IPv6 to the host's own address; ended at once, others stay."""
+        net = Net(netns_lab, "wan")
+        net.home.forward_port(80, net.laptop, 8080)
+        serve(net.laptop, tmp_path, 8080)
+        assert net.home.port_forwards == (PortForward(80, "laptop", 8080, "tcp"),)
+        assert fetch(net.near, net.outside) == net.near.ip
+        assert fetch(net.near, f"[{net.laptop.ip6}]:8080") == net.near.ip6
+        assert fetch(net.phone, net.outside) == net.outside
+        net.home.forward_port(81, "laptop", 8080)
+        net.home.forward_port(80, None)
+        assert fetch(net.near, f"{net.outside}:81") == net.near.ip
+        with net.near.socket() as asking:
+            asking.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                asking.connect((net.outside, 80))
+
+    def test_a_change_leaves_connections_alone(self, netns_lab: Lab, at: At) -> None:
+        """Mappings of others stay; who sends from a forwarded port is seen at it; the router has ports of its own."""
+        net = Net(netns_lab, Nat("wan", "carrier-grade"))
+        server, laptop, phone = at(net.near, 1000), at(net.laptop, 5000), at(net.phone, 5000)
+        (before,) = laptop.seen_as(server)
+        net.home.forward_port(51820, net.phone, 5000, protocol="udp")
+        net.home.forward_port(53, net.home, protocol="udp")
+        server.send("hello", (net.outside, 51820))
+        assert phone.heard("hello") == {"hello": server.address}
+        assert phone.seen_as(at(net.far, 7)) == [(net.outside, 51820)]
+        own = at(net.home, 53)
+        server.send("name?", (net.outside, 53))
+        assert own.heard("name?") == {"name?": server.address}
+        server.send("still there", before)
+        laptop.heard("still there")
+        assert laptop.seen_as(server) == [before]
+
+
+class TestChanges:
+    def test_another_nat_from_one_packet_to_the_next(self, netns_lab: Lab, at: At) -> None:
+        """Each kind holds when the call returns, and nothing of the one before; without NAT, outside has routes."""
+        net = Net(netns_lab, "wan")
+        servers, laptop = (at(net.near, 1000), at(net.far, 1000)), at(net.laptop, 5000)
+        assert laptop.seen_as(*servers) == [(net.outside, 5000)] * 2
+        net.home.set_nat(Nat(net.wan, "symmetric"))
+        assert net.home.nat == Nat("wan", "symmetric")
+        first, second = laptop.seen_as(*servers)
+        assert first != second
+        net.home.set_nat(Nat(net.wan, "full-cone"))
+        assert laptop.seen_as(*servers) == [(net.outside, 5000)] * 2
+        net.home.set_nat(None)
+        assert laptop.seen_as(*servers) == [laptop.address] * 2
+        assert ping(net.near, net.laptop, timeout=seconds(20))
+        net.home.set_nat(net.wan)
+        assert not ping(net.near, net.laptop)
+        assert laptop.seen_as(*servers) == [(net.outside, 5000)] * 2
+
+    def test_what_is_flushed_is_forgotten(self, netns_lab: Lab, at: At) -> None:
+        """Nobody gets in by a mapping of before, and the next packet gets one anew; forwards stay."""
+        net = Net(netns_lab, Nat("wan", "carrier-grade"))
+        net.home.forward_port(7000, net.phone, protocol="udp")
+        server, laptop, phone = at(net.near, 1000), at(net.laptop, 5000), at(net.phone, 7000)
+        (before,) = laptop.seen_as(server)
+        net.home.flush_nat()
+        server.send("too late", before)
+        (after,) = laptop.seen_as(server)
+        assert after != before
+        server.send("now", after)
+        assert list(laptop.heard("now")) == ["now"]
+        server.send("forwarded", (net.outside, 7000))
+        phone.heard("forwarded")
+
+    def test_a_bridge_that_comes_later(self, netns_lab: Lab) -> None:
+        """A router that exists gets NAT when it is connected to what is outside."""
+        lan = netns_lab.bridge("lan")
+        laptop, home = netns_lab.host("laptop", lan), netns_lab.router("home", lan)
+        assert ping(laptop, home)
+        wan = netns_lab.bridge("wan")
+        server = netns_lab.host("server", wan)
+        with pytest.raises(PlanError, match="home is not on it; it is on lan"):
+            home.set_nat(wan)
+        netns_lab.connect(home, wan)
+        home.set_nat(wan)
+        assert ping(laptop, server, timeout=seconds(20))
+        assert not ping(server, laptop)
+
+
+class TestWhatIsLacking:
+    def test_without_nft_it_is_said_what_to_type(self, netns_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before anything of that router is made; routers without NAT do not need it."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+        with pytest.raises(NetnsError, match=r"nft, which is not installed.* sudo apt-get install nftables"):
+            netns_lab.router("home", lan, wan, nat=wan)
+        assert not netns_lab.hosts
+        home = netns_lab.router("home", lan, wan)
+        with pytest.raises(NetnsError, match="not installed"):
+            home.set_nat(wan)
+        assert home.nat is None
+
+    def test_a_lab_that_could_not_be_made_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And is made once nft does its work."""
+        with Lab() as lab:
+            net = Net(lab, "wan")
+            before = len(os.listdir("/proc/self/fd"))
+            with monkeypatch.context() as patched:
+                patched.setattr(_nftables, "find_nft", lambda: "/bin/false")
+                with pytest.raises(NetnsError, match="home: nft refused the rules of its NAT"):
+                    lab.build()
+            assert len(os.listdir("/proc/self/fd")) == before
+            assert ping(net.laptop, net.near, timeout=seconds(20))
+
+    def test_what_nft_refuses_leaves_all_as_it_was(
+        self, netns_lab: Lab, at: At, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The message has nft's words; the NAT of before still holds, with its mappings."""
+        net = Net(netns_lab, "wan")
+        server, laptop = at(net.near, 1000), at(net.laptop, 5000)
+        laptop.seen_as(server)
+        monkeypatch.setattr(_nftables, "CLOSED", "add rule inet netns nowhere drop\n")
+        with pytest.raises(NetnsError, match=r"home: nft refused the rules of its NAT: .*No such file or directory"):
+            net.home.set_nat(Nat("wan", "symmetric"))
+        assert net.home.nat == Nat("wan")
+        server.send("still there", (net.outside, 5000))
+        laptop.heard("still there")

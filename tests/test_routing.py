@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_netns._nat import Nat, set_nat
 from pytest_netns._plan import NOTHING, End, Plan, add_end, add_link, add_node, add_segment, remove
 from pytest_netns._routing import Route, routes
 
@@ -141,7 +142,7 @@ def test_a_chain_of_a_hundred_routers(version: int) -> None:
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Any few bridges, hosts and routers on any of them, and links between any."""
+    """Any few bridges, hosts and routers on any of them, links between any, and NAT on some of what routers are on."""
     bridges = [f"b{number}" for number in range(draw(st.integers(1, 6)))]
     plan = NOTHING
     for name in bridges:
@@ -156,6 +157,10 @@ def plans(draw: st.DrawFn) -> Plan:
     for _ in range(draw(st.integers(0, 3)) if len(names) > 1 else 0):
         first, second = draw(st.lists(st.sampled_from(names), min_size=2, max_size=2, unique=True))
         plan = add_link(plan, first, second)
+    for name in names:
+        outside = [end.segment for end in plan.of_node[name]]
+        if plan.nodes[name].forwards and outside and draw(st.booleans()):
+            plan = set_nat(plan, name, Nat(draw(st.sampled_from(outside))))
     return plan
 
 
@@ -169,7 +174,9 @@ def reached_by_flooding(plan: Plan, source: str, version: int) -> set[str]:
             continue
         segments.add(segment)
         for end in plan.on_segment[segment]:
-            if plan.nodes[end.node].forwards:
+            nat = plan.nodes[end.node].nat
+            kept_out = version == 4 and nat is not None and nat.outside == segment
+            if plan.nodes[end.node].forwards and not kept_out:
                 waiting += [other.segment for other in plan.of_node[end.node]]
     return {str(end.address(version)) for segment in segments for end in plan.on_segment[segment]}
 

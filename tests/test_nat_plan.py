@@ -1,0 +1,130 @@
+"""NAT without a kernel: what is refused, how a description reads, what routers are told in nft's language."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_netns import Lab, Nat, PlanError
+from pytest_netns._describe import as_dot, as_mermaid, as_text
+from pytest_netns._nat import set_forward, set_nat
+from pytest_netns._nat_rules import nat_rules
+from pytest_netns._plan import Plan, remove
+from pytest_netns._reading import plan_from
+from pytest_netns._routing import Route, routes
+
+
+def home(nat: Any = "wan", **more: Any) -> Plan:
+    """A laptop behind a router, a server outside."""
+    return plan_from(
+        {
+            "bridges": {"lan": {"subnet": "192.168.1.0/24"}, "wan": {"subnet": "203.0.113.0/24"}},
+            "hosts": {"laptop": {"bridges": ["lan"]}, "server": {"bridges": ["wan"]}, "lonely": {}},
+            "routers": {"home": {"bridges": ["lan", "wan"], "nat": nat, **more}},
+        }
+    )
+
+
+class TestWords:
+    def test_a_kind_is_what_its_behaviours_are(self) -> None:
+        """A kind is a name for behaviours; what is given beside it holds instead."""
+        assert Nat("wan") == Nat("wan", "home") == Nat("wan", "full-cone", filtering="address-and-port-dependent")
+        assert Nat("wan", filtering="endpoint-independent").kind == "full-cone"
+        assert Nat("wan", mapping="address-dependent").preserve_ports is False
+        assert Nat("wan", mapping="address-dependent").kind is None
+        assert str(Nat("wan", "symmetric", hairpin=True)) == (
+            "NAT to wan: mapping address-and-port-dependent, filtering address-and-port-dependent, hairpin"
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ("street", "outside 'street': home is not on it; it is on lan, wan"),
+            ({"kind": "home"}, "outside is missing"),
+            ({"outside": "wan", "type": "home"}, "unknown word 'type'; there are outside, kind, mapping"),
+            (
+                {"outside": "wan", "kind": "fullcone"},
+                r"kind 'fullcone' \(did you mean 'full-cone'\?\); there are 'home'",
+            ),
+            ({"outside": "wan", "mapping": "random"}, "mapping 'random'; there are 'endpoint-independent', 'address-d"),
+            ({"outside": "wan", "hairpin": 1}, "hairpin 1: expected True or False"),
+            (
+                {"outside": "wan", "kind": "symmetric", "preserve_ports": True},
+                "preserve_ports does not go with mapping 'address-and-port-dependent': a port that is kept is the same",
+            ),
+            (7, "outside 7: expected one of the router's bridges"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, words: Any, message: str) -> None:
+        """By place, value, and what was expected."""
+        with pytest.raises(PlanError, match=f"routers.home: nat: {message}"):
+            home(words)
+
+    @pytest.mark.parametrize(
+        ("forward", "message"),
+        [
+            ({"port": 80}, "expected a port, and the host that it leads to"),
+            ({"port": 0, "to": "laptop"}, "port 0: expected a whole number from 1 to 65535"),
+            ({"port": 80, "to": "laptop", "to_port": "http"}, "to_port 'http': expected a whole number"),
+            ({"port": 80, "to": "desk"}, "there is no host 'desk'; there are laptop, server, lonely, home"),
+            ({"port": 80, "to": "lonely"}, "lonely has no address"),
+            ({"port": 80, "to": "laptop", "protocol": "sctp"}, "protocol 'sctp': expected 'tcp' or 'udp'"),
+            ({"port": 80, "to": "laptop", "host": "x"}, "unknown word 'host'"),
+        ],
+    )
+    def test_what_cannot_be_forwarded_is_refused(self, forward: Any, message: str) -> None:
+        """In a description as by the method."""
+        with pytest.raises(PlanError, match=message):
+            home(forward_port=[forward])
+
+    def test_only_routers_with_nat_forward_ports(self) -> None:
+        """A host cannot translate; a forward that is not there cannot be ended."""
+        with pytest.raises(PlanError, match="laptop is a host; nat is for routers"):
+            set_nat(home(), "laptop", Nat("lan"))
+        with pytest.raises(PlanError, match="home has no NAT, so no port to forward"):
+            set_forward(set_nat(home(), "home", None), "home", 80, "laptop")
+        with pytest.raises(PlanError, match="port 80/tcp of home is not forwarded"):
+            set_forward(home(), "home", 80, None)
+
+    def test_what_is_no_nat_is_refused(self) -> None:
+        """A host in the place of a bridge, say."""
+        with Lab() as lab:
+            lan = lab.bridge("lan")
+            wrong: Any = lab.host("laptop", lan)
+            with pytest.raises(PlanError, match="expected the bridge that is outside, or Nat"):
+                lab.router("home", lan, nat=wrong)
+
+
+def test_drawings_show_it() -> None:
+    """In text, Mermaid and DOT; the kind, and each forward."""
+    plan = home({"outside": "wan", "kind": "full-cone"}, forward_port=[{"port": 80, "to": "laptop", "to_port": 8080}])
+    words = ("NAT to wan: full-cone", "port 80/tcp to laptop:8080")
+    assert f"  home (router, {', '.join(words)}) eth1 203.0.113.2/24" in as_text(plan)
+    assert f'{{{{"home<br/>{"<br/>".join(words)}"}}}}' in as_mermaid(plan)
+    assert '"home" [shape=diamond, label="home\\nNAT to wan: full-cone\\nport 80/tcp to laptop:8080"];' in as_dot(plan)
+
+
+def test_outside_has_no_route_to_the_inside() -> None:
+    """In IPv4; IPv6 is routed."""
+    assert routes(home()) == {
+        "laptop": (Route(4, None, "192.168.1.2", "lan"), Route(6, None, "fd00:10::2", "lan")),
+        "server": (Route(6, None, "fd00:10:0:1::2", "wan"),),
+    }
+    assert routes(set_nat(home(), "home", None))["server"][0] == Route(4, None, "203.0.113.2", "wan")
+
+
+def test_rules_follow_the_plan() -> None:
+    """None without NAT or outside; a forward changes only the part that can be changed alone."""
+    plan = home()
+    rules = nat_rules(plan, "home")
+    assert rules is not None
+    assert 'oifname { "eth1" } jump translate' in rules.table
+    assert "snat ip to 203.0.113.2" in rules.table
+    assert nat_rules(plan, "laptop") is nat_rules(remove(plan, {"wan"}), "home") is None
+    more = nat_rules(set_forward(plan, "home", 80, "laptop", to_port=8080), "home")
+    assert more is not None
+    assert more.table == rules.table
+    assert "add element inet netns forwards { tcp . 80 : 192.168.1.1 . 8080 }" in more.forwards
+    assert "add element inet netns open { fd00:10::1 . tcp . 8080 }" in more.forwards
+    assert nat_rules(remove(set_forward(plan, "home", 80, "laptop"), {"laptop"}), "home") == rules
