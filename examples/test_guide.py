@@ -67,6 +67,15 @@ def test_commands(netns_pair: Pair) -> None:
         assert program.communicate(b"hello\n", timeout=10) == (b"HELLO\n", None)
 
 
+def test_names(netns_pair: Pair) -> None:
+    """Hosts find each other by name; of others, those name servers know that the host was given."""
+    beijing, shanghai = netns_pair
+    assert beijing.call(socket.gethostbyname, "shanghai") == shanghai.ip
+    assert shanghai.call(socket.gethostname) == "shanghai"
+    beijing.use_nameserver(shanghai, search=["example.org"])  # your DNS server runs there
+    assert beijing.run(["cat", "/etc/resolv.conf"], capture_output=True, text=True).stdout.endswith("10.0.0.2\n")
+
+
 def test_sockets(netns_pair: Pair) -> None:
     """A socket lives in the host and is used from the test."""
     beijing, shanghai = netns_pair

@@ -32,6 +32,7 @@ _RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") 
 _KINDS = (
     (_kernel.CLONE_NEWNET, "network namespace"),
     (_kernel.CLONE_NEWNS, "mount namespace"),
+    (_kernel.CLONE_NEWUTS, "UTS namespace"),
     (_kernel.CLONE_NEWTIME, "time namespace"),
 )
 
@@ -43,7 +44,7 @@ class Place:
     """
 
     def __init__(self, inside: list[int | None], outside: list[int | None], *, rootless: bool) -> None:
-        """Both: network, mount and time namespace, None where there is none of its own; ``outside`` is the helper's."""
+        """Network, mount, UTS and time namespace, None where it has none of its own; ``outside`` is the helper's."""
         self._steps: list[tuple[int, int | None, int, str]] = [
             (fd, back, flag, what)
             for fd, back, (flag, what) in zip(inside, outside, _KINDS, strict=True)

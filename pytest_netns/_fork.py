@@ -1,6 +1,6 @@
 """The only ``fork`` in the test process, and what the forked process, the *shell*, does until its child is inside.
 
-    test process ── fork ── shell ── setns(user) setns(pid) setns(net) setns(mnt) setns(time) ── fork ── child
+    test process ── fork ── shell ── setns(user, pid, net, mnt, uts, time) ── fork ── child
 
 Entering a PID namespace counts for children only (setns(2)), hence two forks. The shell then does nothing but wait,
 and reports the child's end, over a pipe of its own, so that a child killed in the middle of a frame cannot garble it.
@@ -45,6 +45,7 @@ class Entry:
     pid: int | None
     user: int | None
     mounts: int | None = None
+    uts: int | None = None
     tag: int | None = None
     rootless: bool = False
     where: str = ""
@@ -134,6 +135,8 @@ def _steps(entry: Entry) -> Iterator[tuple[int, int, str]]:
     yield entry.net, _kernel.CLONE_NEWNET, "network namespace"
     if entry.mounts is not None:
         yield entry.mounts, _kernel.CLONE_NEWNS, "mount namespace"
+    if entry.uts is not None:
+        yield entry.uts, _kernel.CLONE_NEWUTS, "UTS namespace"
     if entry.tag is not None:
         yield entry.tag, _kernel.CLONE_NEWTIME, "time namespace"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _socket
-import errno
 import os
 import select
 
@@ -21,6 +20,8 @@ from . import _channel, _ending, _kernel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from . import _outfit
 
     Answer = tuple[Any, list[int]]
 
@@ -47,8 +48,6 @@ _SETTINGS = {
 }
 #: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
 _SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
-#: What fails now and need not the next time; all else that fails is what the machine lacks or forbids.
-_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Inner:
@@ -66,8 +65,10 @@ class Inner:
         self.base = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.time = self._open_time_namespace()
         self.depth = _ending.depth()
-        self.own_proc = self._mount_own_proc()
+        self.own_mounts = self._leave_mounts()
+        self.own_proc = self.own_mounts and self._mount_own_proc()
         self.mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.outfitter: _outfit.Outfitter | None = None
         self.settings = _to_write(self._settings())
         self.settings_of_bridges = _to_write(_SETTINGS_OF_BRIDGES)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -88,11 +89,19 @@ class Inner:
             return None
 
     @staticmethod
-    def _mount_own_proc() -> bool:
-        """Give the inside a /proc that shows its own processes; False where a container forbids it."""
+    def _leave_mounts() -> bool:
+        """Make sure that what is mounted from here on does not show outside; False where that is forbidden."""
         try:
             _kernel.unshare(_kernel.CLONE_NEWNS, "CLONE_NEWNS")
             _kernel.mount("none", "/", None, _kernel.MS_REC | _kernel.MS_SLAVE)
+        except OSError:
+            return False
+        return True
+
+    @staticmethod
+    def _mount_own_proc() -> bool:
+        """Give the inside a /proc that shows its own processes; False where a container forbids it."""
+        try:
             _kernel.mount("proc", "/proc", "proc")
         except OSError:
             return False
@@ -195,7 +204,7 @@ class Inner:
                     try:
                         _write(path, value)
                     except OSError as error:
-                        if error.errno in _OUT_OF:
+                        if error.errno in _kernel.OUT_OF:
                             raise
                 answer.append(_netlink_socket())
                 answer.append(_kernel.namespace_fd_of_socket(answer[-1]))
@@ -223,21 +232,19 @@ class Inner:
                 _write(path, value)
             return _read(path), []
 
-    def do_files(self, fds: list[int]) -> Answer:
-        """A mount namespace in which /sys/class/net and /proc/net are the host's; none where forbidden."""
-        if not self.own_proc:
-            return None, []
+    def do_files(self, fds: list[int], name: str | None, etc: tuple[str, str] | None) -> Answer:
+        """What a host has of its own besides its network; what is forbidden here is left out.
+
+        A mount namespace in which /sys/class/net and /proc/net are the host's, and so are, given ``etc``, /etc/hosts
+        and /etc/resolv.conf; the directory of these; and, given ``name``, a UTS namespace whose host name that is.
+        The value says which of the three there are.
+        """
+        if self.outfitter is None:
+            from . import _outfit  # not every session runs something in a host
+
+            self.outfitter = _outfit.Outfitter(self.mounts if self.own_mounts else None, own_sys=self.own_proc)
         with _Inside(fds[0], self.base):
-            try:
-                _kernel.unshare(_kernel.CLONE_NEWNS, "CLONE_NEWNS")
-                _mount_own_sys()
-                return None, [os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)]
-            except OSError as error:
-                if error.errno in _OUT_OF:
-                    raise
-                return None, []
-            finally:
-                _kernel.setns(self.mounts, _kernel.CLONE_NEWNS, "mount namespace")
+            return self.outfitter.fit_out(name, etc)
 
     def do_tag(self, _fds: list[int]) -> Answer:
         """A time namespace, used as a mark that every process started under it carries and cannot lose."""
@@ -250,15 +257,21 @@ class Inner:
             _kernel.setns(self.time, _kernel.CLONE_NEWTIME, "time namespace")
 
     def do_start(self, fds: list[int], spec: dict[str, Any]) -> Answer:
-        """Start a command; ``fds``: network and mount namespace, tag, status socket, and its own.
+        """Start a command; ``fds``: network, mount and UTS namespace, tag, status socket, and its own.
 
-        Where there is no mount namespace or tag, the network namespace stands in for it.
+        Where there is no mount or UTS namespace or tag, the network namespace stands in for it.
         """
         from . import _exec  # not every session runs commands
 
-        net, mounts, tag, status, *own = fds
-        inside = [net, mounts if spec["files"] else None, tag if spec["tagged"] else None]
-        place = _exec.Place(inside, [self.base, self.mounts, self.time], rootless=self.rootless)
+        net, mounts, uts, tag, status, *own = fds
+        inside = [
+            net,
+            mounts if spec["files"] else None,
+            uts if spec["named"] else None,
+            tag if spec["tagged"] else None,
+        ]
+        outside = [self.base, self.mounts, self.outfitter.uts if self.outfitter is not None else None, self.time]
+        place = _exec.Place(inside, outside, rootless=self.rootless)
         pid, failure = _exec.start(spec, own, place)
         if failure is not None:
             return failure, []
@@ -354,20 +367,6 @@ class _Inside:
 
 def _netlink_socket() -> int:
     return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0).detach()
-
-
-def _mount_own_sys() -> None:
-    cgroups = os.open("/sys/fs/cgroup", os.O_PATH | os.O_CLOEXEC)
-    try:
-        _kernel.mount("sysfs", "/sys", "sysfs")
-        # The new /sys hides what was mounted on the old one; programs look for their cgroup there.
-        flags = _kernel.MS_BIND | _kernel.MS_REC
-        try:
-            _kernel.mount(f"/proc/self/fd/{cgroups}", "/sys/fs/cgroup", None, flags)
-        except OSError:
-            return  # the machine has none
-    finally:
-        os.close(cgroups)
 
 
 def _read(path: str) -> bytes:

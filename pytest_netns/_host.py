@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket as _socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from . import _requests
 from ._errors import NetnsError, PlanError, hide_own_frames
 from ._inside import Inside, Owner
 from ._interfaces import Interface
+from ._names import NO_NAMESERVER, resolver_file
 from ._namespace import Namespace
 
 __all__ = ["Host"]
@@ -31,6 +32,7 @@ class Host(Inside):
         super().__init__(name, namespace, owner)
         self._given: tuple[str, ...] = ()
         self._added: tuple[str, ...] = ()
+        self._resolver = NO_NAMESERVER
         self._network: Mapping[str, Host] = {name: self} if network is None else network
 
     @classmethod
@@ -64,7 +66,10 @@ class Host(Inside):
         return next((address for address in self._plain() if ":" in address), None)
 
     def _plain(self) -> list[str]:
-        return [address.split("/")[0] for address in (*self._given, *self._added)]
+        return [*(address.split("/")[0] for address in self._given), *self._added_plain()]
+
+    def _added_plain(self) -> list[str]:
+        return [address.split("/")[0] for address in self._added]
 
     def resolve(self, name: str) -> str:
         """The address of a host of the same network by its name, or of ``localhost``.
@@ -85,6 +90,26 @@ class Host(Inside):
         if self._network.get(target.name) is target:
             return None
         return next((host for host in self._network.values() if address in host._plain()), None)
+
+    def use_nameserver(self, *servers: Host | str, search: Sequence[str] = ()) -> None:
+        """Have programs in this host ask these for names that are not those of hosts; none are asked without.
+
+        Written into the host's own ``/etc/resolv.conf``, where programs that run find it, too, once they look again.
+
+        Args:
+            servers: Hosts, or IP addresses; at most three. (The port is 53: resolv.conf(5) has no word for others.)
+            search: Domains that are tried at the end of short names.
+
+        Raises:
+            PlanError: One is neither.
+            NetnsError: The machine forbids mounts, so that the host has no such file.
+        """
+        addresses = [server.ip or server.ip6 or "" if isinstance(server, Host) else server for server in servers]
+        text = resolver_file(addresses, search)
+        own = self._belongings or self._equip()
+        own.check_own_files(self.name)
+        self._resolver = text
+        self._show_names()
 
     def adopt(self, interface: Interface) -> Interface:
         """Move an interface that exists (a TUN device, say) into this host; it arrives down.
@@ -112,6 +137,12 @@ class Host(Inside):
         else:
             self.namespace.netlink.batch([request])
         self._added += (str(parsed),)
+        self._show_names()
+
+    def _show_names(self) -> None:
+        """Have programs everywhere find what has changed."""
+        if self._owner is not None:
+            self._owner.show_names()
 
 
 class _AttachedHost(Host):

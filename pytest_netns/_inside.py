@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ._belongings import Belongings, Names
 from ._block import CALL_LIMIT, Block
 from ._child import current_tag
 from ._errors import ClosedError, KernelError, PlanError, hide_own_frames
@@ -34,6 +35,9 @@ class Owner(Protocol):
     """Who makes a host or bridge that is only planned so far, and ends it."""
 
     def build(self) -> None: ...
+    def making(self) -> contextlib.AbstractContextManager[object]: ...
+    def names(self, place: Inside) -> Names: ...
+    def show_names(self) -> None: ...
     def remove(self, *places: Inside) -> None: ...
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None: ...
 
@@ -46,8 +50,7 @@ class Inside:
         self._namespace = namespace
         self._owner = owner
         self._ended = False
-        self._mounts: int | None = None
-        self._mounts_asked = False
+        self._belongings: Belongings | None = None
 
     @property
     def namespace(self) -> Namespace:
@@ -230,9 +233,9 @@ class Inside:
 
     def _release(self) -> None:
         self._ended = True
-        mounts, self._mounts = self._mounts, None
-        if mounts is not None:
-            os.close(mounts)
+        belongings, self._belongings = self._belongings, None
+        if belongings is not None:
+            belongings.close()
         if self._namespace is not None:
             self._namespace.close()
 
@@ -246,20 +249,29 @@ class Inside:
         """What a child of the calling process has yet to enter."""
         held = self.namespace.broker
         net = self.namespace.fileno()
-        if not self._mounts_asked:
-            fds = held.request("files", fds=[net])[1]
-            self._mounts = fds[0] if fds else None
-            self._mounts_asked = True
+        own = self._belongings or self._equip()
         inside_already = not held.rootless or _same("user", held.user)
         return Entry(
             net=net,
             pid=held.pid,
             user=None if inside_already else held.user,
-            mounts=self._mounts,
+            mounts=own.mounts,
+            uts=own.uts,
             tag=tag,
             rootless=held.rootless,
             where=self.name,
         )
+
+    def _equip(self) -> Belongings:
+        """What it has of its own besides the network, made when something first runs in it."""
+        owner = self._owner
+        if owner is None:  # somebody else's, whose names are not known here
+            self._belongings = Belongings(self.namespace, self.name, None)
+            return self._belongings
+        with owner.making():  # so that nobody is added meanwhile whose name it would not learn
+            if self._belongings is None:
+                self._belongings = Belongings(self.namespace, self.name, owner.names(self))
+            return self._belongings
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' closed' if self.closed else ''}>"

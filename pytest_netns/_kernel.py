@@ -6,6 +6,7 @@ Also loaded by the helper, which starts for every session: nothing here but ``os
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -17,10 +18,12 @@ __all__ = [
     "CLONE_NEWPID",
     "CLONE_NEWTIME",
     "CLONE_NEWUSER",
+    "CLONE_NEWUTS",
     "MS_BIND",
     "MS_PRIVATE",
     "MS_REC",
     "MS_SLAVE",
+    "OUT_OF",
     "bind_name",
     "die_with_parent",
     "fork_again",
@@ -32,12 +35,14 @@ __all__ = [
     "setns",
     "take_capabilities_back",
     "unbind_name",
+    "unmount",
     "unshare",
 ]
 
 # linux/sched.h
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
@@ -58,6 +63,9 @@ _NETWORK_CAPABILITY_NUMBERS = (
     _CAP_SYS_ADMIN,
 )
 _NETWORK_CAPABILITIES = sum(1 << number for number in _NETWORK_CAPABILITY_NUMBERS)
+
+#: What fails now and need not the next time; all else that fails is what the machine lacks or forbids.
+OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Looked up here, once: in a fork that would be done anew each time, and copy the pages it touches.
@@ -103,6 +111,11 @@ def bind_name(fd: int, path: str) -> None:
 
 def unbind_name(path: str) -> None:
     """Take a name given by :func:`bind_name` away; users of the namespace keep it."""
+    unmount(path)
+
+
+def unmount(path: str) -> None:
+    """Take a mount away from its place; who has files of it open keeps them (umount2(2), MNT_DETACH)."""
     _check(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), f"umount({path})")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ._belongings import Names
 from ._bridge import Bridge
 from ._broker import Broker, broker
 from ._build import make, new_namespaces
@@ -18,6 +19,7 @@ from ._errors import ClosedError, PlanError, hide_own_frames
 from ._host import Host
 from ._inside import Inside
 from ._interfaces import Surroundings
+from ._names import NO_NAMESERVER, hosts_file
 from ._namespace import Namespace
 from ._pair import PairShape, plan_pair
 from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
@@ -419,6 +421,26 @@ class Lab:
         for name, namespace in made.items():
             places[name]._namespace = namespace
         self._made = plan
+        self.show_names()
+
+    # What hosts ask of their lab
+
+    def making(self) -> contextlib.AbstractContextManager[object]:
+        """As long as it lasts, nobody else adds or removes anything."""
+        return self._building
+
+    def names(self, place: Inside) -> Names:
+        """What programs in a host or bridge find in /etc/hosts and /etc/resolv.conf."""
+        more = {name: host._added_plain() for name, host in self._hosts.items() if host._added}
+        resolver = place._resolver if isinstance(place, Host) else NO_NAMESERVER
+        return Names(hosts_file(self._plan, place.name, more), resolver)
+
+    def show_names(self) -> None:
+        """Have programs that run find what has changed."""
+        with self._building:
+            for place in (*self._hosts.values(), *self._bridges.values()):
+                if place._belongings is not None:
+                    place._belongings.show(self.names(place))
 
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None:
         """What is known of an interface of a host or bridge; None if the lab has not made it."""

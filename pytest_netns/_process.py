@@ -72,13 +72,13 @@ class Popen(subprocess.Popen[Any]):
 
     def _start(self, spec: dict[str, Any], fds: list[int], executable: Any, cwd: Any) -> None:
         entry = self._entry
-        mounts, tag = (entry.net if fd is None else fd for fd in (entry.mounts, entry.tag))
+        inside = [entry.net if fd is None else fd for fd in (entry.net, entry.mounts, entry.uts, entry.tag)]
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
             undo.callback(mine.close)
             mine.setblocking(True)  # whatever socket.setdefaulttimeout says
             with theirs:  # closed at once, so that the helper's end, too, is an end of the status
-                fds = [entry.net, mounts, tag, theirs.fileno(), *fds]
+                fds = [*inside, theirs.fileno(), *fds]
                 failure, answer = self._broker.request("start", spec, fds=fds)
             if failure is not None:
                 raise _start_error(failure, executable, cwd)
@@ -196,6 +196,7 @@ def _spec(
         "uid": asked["uid"],
         "limits": own_limits(),
         "files": program._entry.mounts is not None,
+        "named": program._entry.uts is not None,
         "tagged": program._entry.tag is not None,
     }
     if spec["limits"] == program._broker.limits:

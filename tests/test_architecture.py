@@ -24,6 +24,8 @@ FLOORS = (
     "_channel",
     "_exec",
     "_ending",
+    "_etc",
+    "_outfit",
     "_helper",
     "_boot",
     "_launch",
@@ -38,6 +40,7 @@ FLOORS = (
     "_nat",
     "_nat_rules",
     "_pair",
+    "_names",
     "_routing",
     "_steps",
     "_describe",
@@ -54,6 +57,7 @@ FLOORS = (
     "_settings",
     "_namespace",
     "_conntrack",
+    "_belongings",
     "_features",
     "_interfaces",
     "_process",
@@ -78,14 +82,14 @@ FLOORS = (
     "__main__",
 )
 #: What runs in the helper's process; what it imports is part of the first test's time.
-HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_helper", "_boot"}
+HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_etc", "_outfit", "_helper", "_boot"}
 CHEAP = {"__future__", "_signal", "_socket", "ctypes", "errno", "marshal", "os", "select", "struct", "sys", "time"}
 #: A dangerous word, and the modules that may use it.
 HOMES = {
     "fork": {"_fork", "_boot", "_exec"},
-    "setns": {"_kernel", "_fork", "_exec", "_helper"},
-    "unshare": {"_kernel", "_boot", "_helper"},
-    "mount": {"_kernel", "_helper"},
+    "setns": {"_kernel", "_fork", "_exec", "_outfit", "_helper"},
+    "unshare": {"_kernel", "_boot", "_outfit", "_helper"},
+    "mount": {"_kernel", "_etc", "_outfit", "_helper"},
     "prctl": {"_kernel"},
     "_exit": {"_fork", "_child", "_boot", "_exec"},
 }
@@ -174,7 +178,7 @@ def test_the_helper_starts_without_what_takes_time() -> None:
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"typing", "contextlib", "collections", "socket", "signal", "enum", "re", "subprocess"} & set(words)
-    assert not {"pytest_netns._broker", "pytest_netns._exec", "pyroute2"} & set(words)
+    assert not {"pytest_netns._broker", "pytest_netns._exec", "pytest_netns._outfit", "pyroute2"} & set(words)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
