@@ -1,6 +1,6 @@
-"""``kill -9`` of pytest at a random moment leaves no process, namespace, interface, mount or file behind.
+"""Whatever ends pytest, at a random moment, leaves no process, namespace, interface, mount or file behind.
 
-A few kills by default; ``NETNS_KILLS=50 pytest tests/test_nothing_left.py`` for a campaign. The moments are
+A few ends by default; ``NETNS_KILLS=50 pytest tests/test_nothing_left.py`` for a campaign. The moments are
 random, and chosen by ``NETNS_SEED``; a failing test prints its own.
 """
 
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,22 @@ from pace import seconds
 
 pytestmark = pytest.mark.kernel
 
-KILLS = int(os.environ.get("NETNS_KILLS", "6"))
 SEED = int(os.environ.get("NETNS_SEED", "1"))
-#: Who is killed. xdist replaces a worker that dies; so after a worker the controller is killed, a bit later.
-VICTIMS = ("pytest", "its process group", "controller", "worker", "all of xdist's group")
+#: Who is ended, and by which signals. xdist replaces a worker that dies; so after a worker the controller is killed,
+#: a bit later.
+ENDS = (
+    ("pytest", (signal.SIGKILL,)),
+    ("its process group", (signal.SIGKILL,)),
+    ("controller", (signal.SIGKILL,)),
+    ("worker", (signal.SIGKILL,)),
+    ("all of xdist's group", (signal.SIGKILL,)),
+    # Ctrl-C in a terminal, and again while pytest tears down what it has set up; and once more.
+    ("its process group", (signal.SIGINT,) * 3),
+    ("all of xdist's group", (signal.SIGINT,) * 2),
+    ("pytest", (signal.SIGTERM,)),
+    ("its process group", (signal.SIGHUP,)),
+)
+KILLS = int(os.environ.get("NETNS_KILLS", len(ENDS)))
 #: The end takes milliseconds; a machine that is busy, or cleans up thousands of namespaces, may take longer.
 LIMIT = seconds(60)
 
@@ -103,17 +115,42 @@ def test_a_worker_that_dies_leaves_nothing(session: Session) -> None:
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_kill_9_at_a_random_moment_leaves_nothing(session: Session, number: int) -> None:
-    """Whoever is killed with SIGKILL, and whenever, everything that the session has made goes with it."""
-    victim = VICTIMS[number % len(VICTIMS)]
-    moment = random.Random(f"{SEED} {number}").uniform(0, 1.5)
-    session.start(workers=0 if victim in VICTIMS[:2] else 2)
-    # Some kills are to hit imports and the helper's start, most of them networks.
+def test_an_end_at_a_random_moment_leaves_nothing(session: Session, number: int) -> None:
+    """Whoever gets the signal, and whenever, everything that the session has made goes with it, and nothing else."""
+    victim, signals = ENDS[number % len(ENDS)]
+    chance = random.Random(f"{SEED} {number}")
+    session.start(workers=2 if victim in ("controller", "worker", "all of xdist's group") else 0)
+    # Some are to hit imports and the helper's start, most of them networks.
     if number % 4 != 1:
         session.wait_for_networks()
-    session.live_for(moment)
-    session.kill(victim)
-    print(f"{victim} after {moment:.3f} s (seed {SEED}); by then {len(session.namespaces)} namespaces seen")
+    moment = session.live_for(chance.uniform(0, 1.5))
+    print(f"{victim}: {', '.join(map(str, signals))} after {moment:.3f} s (seed {SEED})")
+    session.end(victim, signals[0])
+    for another in signals[1:]:
+        print(f"again after {session.live_for(chance.uniform(0, 0.1)):.3f} s")
+        session.end(victim, another)
+    print(f"by then {len(session.namespaces)} namespaces seen")
+    session.assert_nothing_left()
+
+
+def test_the_controllers_end_is_an_end_for_a_worker_that_cannot_move(session: Session) -> None:
+    """When xdist's controller is killed, what runs in hosts of its workers ends though the workers live on."""
+    session.start(workers=2)
+    session.wait_for_networks()
+    assert session.process is not None
+    workers = _children(session.process.pid)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    helpers = [os.pidfd_open(helper) for pid in workers for helper in _children(pid)]
+    assert helpers
+    session.process.kill()
+    for helper in helpers:
+        assert _ends_within(helper, LIMIT)
+        os.close(helper)
+    for pid in workers:
+        assert _exists(pid)
+        os.kill(pid, signal.SIGKILL)
+    session.process.wait(LIMIT)
     session.assert_nothing_left()
 
 
@@ -240,7 +277,8 @@ class Session:
         arguments = ["-n", str(workers)] if workers else []
         with (self.directory / "output.txt").open("w") as output:
             self.process = subprocess.Popen(
-                self.command(*arguments),
+                # It is ignored in a job that a shell runs in the background.
+                ["env", "--default-signal=INT", *self.command(*arguments)],
                 cwd=self.directory,
                 env=self.environment,
                 stdout=output,
@@ -249,13 +287,14 @@ class Session:
                 text=True,
             )
 
-    def live_for(self, seconds: float) -> None:
-        """The random moment; meanwhile note which namespaces the session makes."""
+    def live_for(self, seconds: float) -> float:
+        """Until the random moment; meanwhile note which namespaces the session makes."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and self.process.poll() is None:
             self._note_namespaces()
             time.sleep(min(left, 0.1))
+        return seconds
 
     def wait_for_networks(self) -> None:
         assert self.process is not None
@@ -265,29 +304,28 @@ class Session:
             self._note_namespaces()
             time.sleep(0.01)
 
-    def kill(self, victim: str) -> None:
+    def end(self, victim: str, number: signal.Signals) -> None:
         assert self.process is not None
         self._note_namespaces()
         if victim == "worker":
             workers = _children(self.process.pid)
             if workers:
-                os.kill(random.Random(self.tag).choice(workers), signal.SIGKILL)
+                os.kill(random.Random(self.tag).choice(workers), number)
             self.live_for(0.5)
-            self.process.kill()
-        elif "group" in victim:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.send_signal(number)
+        elif "group" in victim and self.process.poll() is None:
+            os.killpg(self.process.pid, number)
         else:
-            self.process.kill()
-        self.process.wait(LIMIT)
+            self.process.send_signal(number)
 
     def assert_nothing_left(self) -> None:
+        if self.process is not None:
+            self.process.wait(LIMIT)
         watched = {pid: os.pidfd_open(pid) for pid in self._processes() if _exists(pid)}
         deadline = time.monotonic() + LIMIT
         try:
             for pid, watch in watched.items():
-                poll = select.poll()
-                poll.register(watch, select.POLLIN)
-                assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), f"still there: {_describe(pid)}"
+                assert _ends_within(watch, max(0.0, deadline - time.monotonic())), f"still there: {_describe(pid)}"
         finally:
             for watch in watched.values():
                 os.close(watch)
@@ -318,8 +356,12 @@ class Session:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
-    return Session(tmp_path)
+def session(tmp_path: Path) -> Iterator[Session]:
+    # Of the same user, in the machine's network, and nobody's business.
+    with subprocess.Popen(["sleep", "1000"]) as bystander:
+        yield Session(tmp_path)
+        assert bystander.poll() is None
+        bystander.kill()
 
 
 def _may_name() -> bool:
@@ -328,6 +370,12 @@ def _may_name() -> bool:
 
 def _exists(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
+
+
+def _ends_within(pidfd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _describe(pid: int) -> str:
