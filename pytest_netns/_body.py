@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import _coverage, _journal, _pickling, _transfer
+from . import _coverage, _journal, _pickling, _report, _transfer
 from ._body_child import Answer, PackedReport, run_in_child, unpack_error
 from ._call import Child, died
 from ._errors import NetnsError
@@ -180,6 +180,7 @@ def _take_over(item: pytest.Item, answer: Answer) -> None:
     for packed in answer.marks:
         name, args, keywords = pickle.loads(packed)
         item.add_marker(getattr(pytest.mark, name).with_args(*args, **keywords))
+    _report.tell(answer.told)
     keep_coverage(item.config, answer.coverage)
     if answer.finalizer is not None:
         item.addfinalizer(functools.partial(pytest.fail, answer.finalizer, pytrace=False))

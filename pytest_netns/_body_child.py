@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from . import _coverage, _journal, _pickling
+from . import _coverage, _journal, _pickling, _report
 
 __all__ = ["Answer", "PackedReport", "base_report", "pack_report", "run_in_child", "unpack_error"]
 
@@ -45,6 +45,7 @@ class Answer:
     finalizer: str | None = None
     coverage: _coverage.Measured | None = None
     failed_subtests: int = 0
+    told: set[int] = field(default_factory=set)
 
 
 def run_in_child(
@@ -53,6 +54,7 @@ def run_in_child(
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # a crash must not take lines with it
+    _report.in_child()
     faulthandler.enable(journal.crash_file)
     mirrors = _journal.Mirrors(journal)
     _record_warnings_too(show_warning)
@@ -68,6 +70,10 @@ def run_in_child(
     )
     call = pytest.CallInfo.from_call(functools.partial(_call, item, body), when="call")
     _fill(answer, item, call, sections)
+    if call.excinfo is not None:
+        answer.sections += _report.sections()
+    answer.told = _report.told()
+    _report.write_artifacts(item)
     postponed = getattr(item, "_explicit_tearDown", None)  # of a unittest.TestCase, with --pdb
     answer.finalizer = _finalize([*added, *([postponed] if postponed is not None else [])])
     answer.properties = [(name, value if _pickled(value) else str(value)) for name, value in item.user_properties]
@@ -91,6 +97,7 @@ def _call(item: pytest.Item, body: Callable[[], None]) -> None:
         plugin: Any = item.config.pluginmanager.get_plugin(name)
         if plugin is not None:
             plugin.pytest_runtest_call(item)
+    _report.check_ends()
 
 
 def _fill(answer: Answer, item: pytest.Item, call: pytest.CallInfo[None], sections: int) -> None:

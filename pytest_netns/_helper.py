@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import _outfit
+    from . import _keeping, _outfit
 
     Answer = tuple[Any, list[int]]
 
@@ -58,7 +58,8 @@ class Inner:
         self.lobby = lobby
         self.watched = watched
         self.channels: dict[int, _socket.socket] = {first.fileno(): first}
-        self.running: dict[int, int] = {}  # pid of a command -> the socket that waits for its status
+        self.running: dict[int, tuple[int, int]] = {}  # pid of a command -> who waits for its status, its output
+        self.kept: dict[int, _keeping.Keeper] = {}  # by the pipe that the output comes through
         #: pidfd of one that was sent SIGTERM -> those sent it with it, and the pipe that tells of their ends
         self.leaving: dict[int, tuple[set[int], int]] = {}
         self.poll = select.poll()
@@ -133,6 +134,8 @@ class Inner:
                 self._reap()
             elif fd in self.leaving:
                 self._tell_of_end(fd)
+            elif fd in self.kept:
+                self.kept[fd].take()
             elif fd != self.lobby.fileno() or not self._open_channel():
                 return False  # the test process or its controller has ended, or says quit
         return True
@@ -257,13 +260,16 @@ class Inner:
             _kernel.setns(self.time, _kernel.CLONE_NEWTIME, "time namespace")
 
     def do_start(self, fds: list[int], spec: dict[str, Any]) -> Answer:
-        """Start a command; ``fds``: network, mount and UTS namespace, tag, status socket, and its own.
+        """Start a command.
+
+        ``fds``: network, mount and UTS namespace, tag, status socket, its own descriptors, and those of its output.
 
         Where there is no mount or UTS namespace or tag, the network namespace stands in for it.
         """
         from . import _exec  # not every session runs commands
 
         net, mounts, uts, tag, status, *own = fds
+        own, output = own[: len(spec["targets"])], own[len(spec["targets"]) :]
         inside = [
             net,
             mounts if spec["files"] else None,
@@ -276,11 +282,25 @@ class Inner:
         if failure is not None:
             return failure, []
         try:
-            self.running[pid] = os.dup(status)
+            self.running[pid] = os.dup(status), self._keep(output)
             return None, [os.pidfd_open(pid)]
         except OSError:
             os.kill(pid, _signal.SIGKILL)  # not reaped yet, so it is this process
             raise
+
+    def _keep(self, output: list[int]) -> int:
+        """Keep a program's output from now on; -1 if that is not wanted."""
+        if not output:
+            return -1
+        from . import _keeping
+
+        return _keeping.begin(self.kept, self.poll, output)
+
+    def do_drain(self, _fds: list[int]) -> Answer:
+        """Return when all that programs have written so far is where it is kept."""
+        for keeper in self.kept.values():
+            keeper.drain()
+        return None, []
 
     def do_end(self, _fds: list[int], kind: str, inodes: list[int], gently: bool) -> Answer:
         """Kill every process in these namespaces; return how many there were, when all are gone.
@@ -329,9 +349,11 @@ class Inner:
                 return
             if pid == 0:
                 return
-            waiter = self.running.pop(pid, None)
+            waiter, output = self.running.pop(pid, (None, -1))
             if waiter is not None:
                 try:
+                    if output in self.kept:  # whoever hears of its end can read its last words
+                        self.kept[output].drain()
                     os.write(waiter, status.to_bytes(4, "little"))
                 except OSError:
                     pass  # its Popen is gone

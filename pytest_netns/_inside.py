@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket as _socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ._background import Background, ended_badly, no_second_error
 from ._belongings import Belongings, Names
 from ._block import CALL_LIMIT, Block
 from ._child import current_tag
@@ -103,8 +105,26 @@ class Inside:
         """Start a program inside; takes and returns what ``subprocess.Popen`` does.
 
         It runs as the test's own user, with the capabilities a network needs. It ends with the host at the latest.
+
+        Where ``stdout`` or ``stderr`` is not given, what it writes there is kept, is in ``output`` of the result, and
+        is shown when the test fails (and at once with ``pytest -s``). When it ends by itself, with an exit status other
+        than 0 or by a signal, and nobody has asked for that by ``wait``, ``poll`` or ``communicate``, the test fails.
+
+        Args:
+            check: False if it may end with an error.
         """
-        return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=self.namespace.broker, **keywords)
+        program = self._popen(args, positional, keywords, keep=True)
+        self.background.add(program)
+        return program
+
+    def _popen(self, args: Any, positional: tuple[Any, ...], keywords: dict[str, Any], *, keep: bool = False) -> Popen:
+        held = self.namespace.broker
+        return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=held, _keep=keep, **keywords)
+
+    @functools.cached_property
+    def background(self) -> Background:
+        """What was started in it by :meth:`popen` and is still known."""
+        return Background(self.name)
 
     def run(
         self,
@@ -125,7 +145,7 @@ class Inside:
             if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
                 raise ValueError("stdout and stderr arguments may not be used with capture_output.")
             keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-        with self.popen(args, *positional, **keywords) as process:
+        with self._popen(args, positional, keywords) as process:
             try:
                 stdout, stderr = process.communicate(input, timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -219,6 +239,8 @@ class Inside:
 
         Whoever ignores SIGTERM is killed at once. It takes no longer than they do.
         """
+        if "background" in self.__dict__:
+            self.background.expect_end()
         return self.namespace.broker.end_processes("net", [self.namespace.id])
 
     def close(self) -> None:
@@ -226,13 +248,26 @@ class Inside:
         if self._owner is not None:
             self._owner.remove(self)
         elif not self.closed:
+            bad_ends = self._bad_ends()
             try:
                 self.end_processes()
             finally:
                 self._release()
+            if bad_ends:
+                raise ended_badly(bad_ends)
+
+    def _bad_ends(self) -> list[str]:
+        """Who has ended with an error that nobody knows of; who ends from now on is ended by us."""
+        if "background" not in self.__dict__:
+            return []
+        bad_ends = self.background.bad_ends()
+        self.background.expect_end()
+        return bad_ends
 
     def _release(self) -> None:
         self._ended = True
+        if "background" in self.__dict__:
+            self.background.release()
         belongings, self._belongings = self._belongings, None
         if belongings is not None:
             belongings.close()
@@ -242,8 +277,9 @@ class Inside:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with no_second_error(kind):
+            self.close()
 
     def _entry(self, tag: int | None = None) -> Entry:
         """What a child of the calling process has yet to enter."""

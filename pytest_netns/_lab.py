@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ._background import ended_badly, no_second_error
 from ._belongings import Names
 from ._bridge import Bridge
 from ._broker import Broker, broker
@@ -68,8 +69,9 @@ class Pair:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with no_second_error(kind):
+            self.close()
 
     def __repr__(self) -> str:
         first, second = (f"{host.name} ({host.ip or host.ip6})" for host in self.hosts)
@@ -452,7 +454,11 @@ class Lab:
         return None if end is None else LabSurroundings(self, end, is_port=isinstance(place, Bridge))
 
     def close(self) -> None:
-        """End everything; may be called twice."""
+        """End everything; may be called twice.
+
+        Raises:
+            ChildDied: Something in the background had ended with an error of which nobody has been told.
+        """
         self._closed = True
         self._close([*self._hosts.values(), *self._bridges.values()])
 
@@ -465,14 +471,18 @@ class Lab:
             for place in open_places:
                 release.callback(place._release)
             # Processes first: they would keep their namespaces alive.
+            bad_ends = [words for place in open_places for words in place._bad_ends()]
             for held, inodes in _by_helper([place._namespace for place in open_places if place._namespace]):
                 held.end_processes("net", inodes)
+        if bad_ends:
+            raise ended_badly(bad_ends)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with no_second_error(kind):
+            self.close()
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import NetnsError, hide_own_frames
 from ._launch import own_limits
+from ._program import InBackground, not_given
 
 if TYPE_CHECKING:
     from ._broker import Broker
@@ -38,14 +39,26 @@ __tracebackhide__ = hide_own_frames
 _PARAMETERS = list(inspect.signature(getattr(subprocess.Popen, "_execute_child")).parameters)[1:]  # noqa: B009
 
 
-class Popen(subprocess.Popen[Any]):
+class Popen(subprocess.Popen[Any], InBackground):
     """A running program; see ``subprocess.Popen``, whose keywords and methods it has.
 
     Different is only what cannot be the same: ``preexec_fn`` is refused, because the program is not forked from this
     process; and the program leads a session of its own, so that Ctrl-C and ``kill 0`` stay where they belong.
+
+    And what a program in the background needs: where ``stdout`` or ``stderr`` is not given, what it writes there is
+    kept (:attr:`output`, :meth:`wait_output`); and an end with an error counts as one (``check``).
     """
 
-    def __init__(self, args: Any, *positional: Any, _entry: Entry, _broker: Broker, **keywords: Any) -> None:
+    def __init__(
+        self,
+        args: Any,
+        *positional: Any,
+        _entry: Entry,
+        _broker: Broker,
+        _keep: bool = False,
+        check: bool = True,
+        **keywords: Any,
+    ) -> None:
         self._entry = _entry
         self._broker = _broker
         self._pidfd = -1
@@ -56,7 +69,19 @@ class Popen(subprocess.Popen[Any]):
                 "preexec_fn cannot run in a host: its commands are not forked from this process. "
                 "For Python code use host.call(function)"
             )
-        super().__init__(args, *positional, **keywords)
+        self._in_background(not_given(positional, keywords) if _keep else [], check=check)
+        try:
+            super().__init__(args, *positional, **keywords)
+        except BaseException:
+            if self.kept is not None:
+                self.kept.close()
+            raise
+
+    def poll(self) -> int | None:
+        """Its return code, or None as long as it runs."""
+        code: int | None = super().poll()
+        self._told = self._told or code is not None
+        return code
 
     def _execute_child(self, *positional: Any, **keywords: Any) -> None:
         asked = {**dict(zip(_PARAMETERS, positional, strict=False)), **keywords}
@@ -64,6 +89,8 @@ class Popen(subprocess.Popen[Any]):
         executable = asked["executable"] or argv[0]
         sys.audit("subprocess.Popen", executable, argv, asked["cwd"], asked["env"])
         placed = _placed(asked)
+        if self.kept is not None:
+            placed.update(dict.fromkeys(self._targets, self.kept.pipe))
         spec = _spec(asked, argv, executable, list(placed), self)
         self._start(spec, list(placed.values()), executable, asked["cwd"])
         self._close_pipe_fds(  # type: ignore[attr-defined]
@@ -78,7 +105,7 @@ class Popen(subprocess.Popen[Any]):
             undo.callback(mine.close)
             mine.setblocking(True)  # whatever socket.setdefaulttimeout says
             with theirs:  # closed at once, so that the helper's end, too, is an end of the status
-                fds = [*inside, theirs.fileno(), *fds]
+                fds = [*inside, theirs.fileno(), *fds, *(self.kept.fds() if self.kept else [])]
                 failure, answer = self._broker.request("start", spec, fds=fds)
             if failure is not None:
                 raise _start_error(failure, executable, cwd)
@@ -86,6 +113,8 @@ class Popen(subprocess.Popen[Any]):
             undo.callback(self._give_up)
             self.pid = _pid_of(self._pidfd)
             undo.pop_all()
+        if self.kept is not None:
+            self.kept.started()
         self._status = mine
         self._child_created = True
         _running.add(self)
@@ -108,6 +137,7 @@ class Popen(subprocess.Popen[Any]):
             if not self._take_status(left):
                 assert timeout is not None
                 raise subprocess.TimeoutExpired(self.args, timeout)
+        self._told = True
         return self.returncode
 
     def _take_status(self, timeout: float | None) -> bool:
@@ -144,9 +174,10 @@ class Popen(subprocess.Popen[Any]):
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the program, unless it has ended."""
-        self.poll()
+        self._internal_poll()
         with self._waitpid_lock:  # type: ignore[attr-defined]
             if self.returncode is None:
+                self._end_expected |= sig in _TO_END
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, sig)
 
@@ -158,6 +189,9 @@ class Popen(subprocess.Popen[Any]):
         # The base class would keep it to wait for it some day; this is not our child, and the helper does.
         self._let_go()
 
+
+#: What asks a program to end: however it does then is what the sender wanted.
+_TO_END = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
 
 _running: weakref.WeakSet[Popen] = weakref.WeakSet()
 

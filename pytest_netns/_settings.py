@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ._errors import PlanError
 
-__all__ = ["OF_THE_BODY", "OF_THE_TEST", "MarkerSettings", "Settings", "read_marker", "read_settings"]
+__all__ = [
+    "OF_THE_BODY",
+    "OF_THE_TEST",
+    "MarkerSettings",
+    "Settings",
+    "note_capture",
+    "output_is_seen",
+    "read_marker",
+    "read_settings",
+]
 
 _MISSING = ("skip", "fail")
 #: Keywords of the marker that are about the test's body and not about the pair.
@@ -17,6 +26,8 @@ OF_THE_BODY = frozenset(("inside", "timeout"))
 OF_THE_TEST = frozenset(("requires", "isolate"))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
+#: What ``--capture`` says in the sessions of this process, the innermost last.
+_captures: list[str] = []
 
 
 class Settings(NamedTuple):
@@ -28,6 +39,7 @@ class Settings(NamedTuple):
         lacking: What becomes of a test whose kernel features are lacking: ``skip`` or ``fail``.
         named: Whether namespaces get names that ``ip netns`` shows.
         isolate: Whether each test runs in a private namespace with all its fixtures.
+        artifacts: The folder for what programs in the background have written, empty for none.
     """
 
     missing: str
@@ -35,6 +47,7 @@ class Settings(NamedTuple):
     lacking: str
     named: bool
     isolate: bool = False
+    artifacts: str = ""
 
 
 class MarkerSettings(NamedTuple):
@@ -57,8 +70,26 @@ class MarkerSettings(NamedTuple):
     isolate: bool | None = None
 
 
+def note_capture(capture: str) -> Callable[[], None]:
+    """Note a session's ``--capture``; what this returns takes the note back."""
+    _captures.append(capture)
+    return lambda: _captures.remove(capture)
+
+
+def output_is_seen() -> bool:
+    """Whether what programs in the background write is to be seen at once: with ``-s``, and without pytest."""
+    return not _captures or _captures[-1] in ("no", "tee-sys")
+
+
 def read_settings(
-    option: str | None, ini: str, named: bool, in_ci: bool, ini_lacking: str = "", *, isolate: bool = False
+    option: str | None,
+    ini: str,
+    named: bool,
+    in_ci: bool,
+    ini_lacking: str = "",
+    *,
+    isolate: bool = False,
+    artifacts: str = "",
 ) -> Settings:
     """Work out a session's settings.
 
@@ -80,7 +111,7 @@ def read_settings(
         missing, origin = "fail", "CI is set"
     else:
         missing, origin = "skip", "default"
-    return Settings(missing, origin, ini_lacking or missing, named, isolate)
+    return Settings(missing, origin, ini_lacking or missing, named, isolate, artifacts)
 
 
 def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> MarkerSettings:

@@ -69,7 +69,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run each test with all its fixtures in a private namespace: lo works, no other network can be reached",
     )
+    group.addoption(
+        "--netns-artifacts",
+        metavar="DIR",
+        help="write what programs in the background of hosts have written to files there, in a folder for each test",
+    )
     parser.addini("netns_isolate", "as --netns-isolate", type="bool", default=False)
+    parser.addini("netns_artifacts", "folder for what programs in the background have written (default: none)")
     parser.addini("netns_missing", "skip or fail a test where network namespaces cannot be had", default="")
     parser.addini(
         "netns_lacking",
@@ -90,9 +96,11 @@ def pytest_configure(config: pytest.Config) -> None:
             bool(os.environ.get("CI")),
             str(config.getini("netns_lacking")),
             isolate=bool(config.getoption("--netns-isolate") or config.getini("netns_isolate")),
+            artifacts=str(config.getoption("--netns-artifacts") or config.getini("netns_artifacts") or ""),
         )
     except PlanError as error:
         raise pytest.UsageError(str(error)) from None
+    config.add_cleanup(_settings.note_capture(str(config.getoption("capture"))))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -256,6 +264,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.stash[_settings_key].artifacts:
+        from ._report import keep_what_ends
+
+        keep_what_ends(item, item.config.stash[_settings_key].artifacts)
     if _refusal_key in item.stash:
         raise item.stash[_refusal_key]
     marker = marker_of(item)
@@ -345,6 +357,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         from ._body import report_from_child
 
         report = report_from_child(item, call)
+    if "pytest_netns._background" in sys.modules:
+        from ._report import fail_for_bad_ends
+
+        if fail_for_bad_ends(call):
+            return None
     if call.excinfo is not None and isinstance(call.excinfo.value, NamespacesUnavailable):
         refusal = call.excinfo.value
 
@@ -369,4 +386,8 @@ def pytest_netns_debug_once(
 
         if stood_in_debugger(item):
             call.excinfo = None
+    if "pytest_netns._background" in sys.modules:
+        from ._report import after_phase
+
+        after_phase(item, call, report)
     return report

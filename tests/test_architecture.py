@@ -26,6 +26,7 @@ FLOORS = (
     "_ending",
     "_etc",
     "_outfit",
+    "_keeping",
     "_helper",
     "_boot",
     "_launch",
@@ -60,6 +61,9 @@ FLOORS = (
     "_belongings",
     "_features",
     "_interfaces",
+    "_output",
+    "_background",
+    "_program",
     "_process",
     "_inside",
     "_host",
@@ -72,6 +76,7 @@ FLOORS = (
     "_lab",
     "_echo",
     "packets",
+    "_report",
     "_body_child",
     "_body",
     "_isolate_child",
@@ -82,7 +87,7 @@ FLOORS = (
     "__main__",
 )
 #: What runs in the helper's process; what it imports is part of the first test's time.
-HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_etc", "_outfit", "_helper", "_boot"}
+HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_etc", "_outfit", "_keeping", "_helper", "_boot"}
 CHEAP = {"__future__", "_signal", "_socket", "ctypes", "errno", "marshal", "os", "select", "struct", "sys", "time"}
 #: A dangerous word, and the modules that may use it.
 HOMES = {
@@ -98,7 +103,7 @@ SYSTEM = {"fork": {"os"}, "_exit": {"os", "posix"}}
 LIBRARIES = {
     "pyroute2": {"_netlink", "_requests"},
     "scapy": {"packets"},
-    "pytest": {"plugin", "_body", "_body_child", "_isolate", "_isolate_child", "_marker"},
+    "pytest": {"plugin", "_body", "_body_child", "_isolate", "_isolate_child", "_marker", "_report"},
     "coverage": {"_coverage"},
     "ctypes": {"_kernel"},
 }

@@ -1,0 +1,249 @@
+"""What runs in the background of a host: programs and callables, how they ended, and what they have written.
+
+A host keeps what was started in it until the host ends. So a program whose ``Popen`` nobody has kept goes on, and one
+that ended with an error of which nobody has been told is still there to be told of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from ._errors import ChildDied, PlanError, WaitTimeout, hide_own_frames
+from ._output import Output
+
+__all__ = [
+    "WAIT_LIMIT",
+    "Background",
+    "Wait",
+    "Work",
+    "check_limit",
+    "ended_badly",
+    "everywhere",
+    "how_it_ended",
+    "indented",
+    "last_output",
+    "no_second_error",
+    "wait_for_any",
+]
+
+__tracebackhide__ = hide_own_frames
+
+#: Seconds that a wait may take when nothing else is said.
+WAIT_LIMIT = 30.0
+#: How many are started before it is looked who has ended.
+_AT_A_TIME = 32
+#: Ended ones that a host keeps for what they have written.
+_ENDED_KEPT = 200
+_CURE = "if it may: popen(…, check=False), or look at it with wait()"
+
+
+class Work(Protocol):
+    """A program or callable in the background."""
+
+    kept: Output | None
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+
+    def bad_end(self) -> str | None:
+        """How it ended, if that was an error that is nobody's intention and of which nobody has been told."""
+
+    def tell(self) -> None:
+        """Somebody has been told how it ended."""
+
+    def expect_end(self) -> None:
+        """It is about to be ended by us."""
+
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+
+    def is_told(self) -> bool:
+        """Whether somebody has been told how it ended."""
+
+    def state(self) -> str:
+        """That it is running, or how it ended."""
+
+    def watched(self) -> int:
+        """A descriptor that can be read once it has ended."""
+
+    def release(self) -> None:
+        """Its host is gone."""
+
+
+_everywhere: weakref.WeakSet[Background] = weakref.WeakSet()
+_made = 0
+#: Hears of a host that is gone, and of what was started in it.
+listener: Callable[[str, list[Work]], None] | None = None
+
+
+class Background:
+    """What was started in one host."""
+
+    def __init__(self, where: str) -> None:
+        global _made  # noqa: PLW0603 - an order in which to show them
+        _made += 1
+        self.where = where
+        self.number = _made
+        self.all: list[Work] = []
+        self._look_at = _AT_A_TIME
+        _everywhere.add(self)
+
+    def add(self, work: Work) -> None:
+        """Keep one that has just been started."""
+        self.all.append(work)
+        if len(self.all) >= self._look_at:
+            self._let_go()
+            self._look_at = 2 * len(self.all) + _AT_A_TIME
+
+    def _let_go(self) -> None:
+        """Close what those that have ended need no more, and forget the oldest."""
+        ended = [work for work in self.all if not work.running()]
+        for work in ended:
+            if work.kept is not None:
+                work.kept.look()
+        for work in ended[: max(0, len(ended) - _ENDED_KEPT)]:
+            if work.bad_end() is None:
+                self.all.remove(work)
+                work.release()
+
+    def bad_ends(self) -> list[str]:
+        """Of each that ended badly, its words; they count as told from now on."""
+        words = []
+        for work in self.all:
+            how = work.bad_end()
+            if how is not None:
+                work.tell()
+                words.append(f"{work.label} in {self.where} {how}{last_output(work)}")
+        return words
+
+    def running(self) -> list[Work]:
+        """Those that have not ended."""
+        return [work for work in self.all if work.running()]
+
+    def expect_end(self) -> None:
+        """All are about to be ended by us."""
+        for work in self.all:
+            work.expect_end()
+
+    def release(self) -> None:
+        """The host is gone, and all that ran in it."""
+        works, self.all = self.all, []
+        for work in works:
+            work.release()
+        if works and listener is not None:
+            listener(self.where, works)
+
+
+def everywhere() -> list[Background]:
+    """Of every host in which something was started, in the order of its first start."""
+    return sorted(_everywhere, key=lambda each: each.number)
+
+
+def ended_badly(bad_ends: list[str]) -> ChildDied:
+    """The error that says so."""
+    return ChildDied("\n".join(f"{words}\nnobody has asked how it ended; {_CURE}" for words in bad_ends))
+
+
+@contextlib.contextmanager
+def no_second_error(first: object) -> Iterator[None]:
+    """At the end of a block: who ended badly is not told where an error is under way already."""
+    try:
+        yield
+    except ChildDied:
+        if first is None:
+            raise
+
+
+def how_it_ended(code: int) -> str:
+    """A return code, as ``subprocess`` has it, in words."""
+    if code >= 0:
+        return f"ended with exit status {code}"
+    import signal
+
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def last_output(work: Work) -> str:
+    """What is to be said of what it has written."""
+    if work.kept is None:
+        return ""
+    text = work.kept.tail()
+    return f"; its output:\n{indented(text)}" if text else "; it has written nothing"
+
+
+def indented(text: str) -> str:
+    """Every line, as it is shown below what it belongs to."""
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+class Wait:
+    """A wait for something that the kernel does not announce: looks, with short and growing pauses.
+
+    ``for _ in Wait(…)`` gives a turn to look in, again and again, and raises when there is no more point in it. A pause
+    ends early when something in the background ends.
+
+    Args:
+        background: What may end badly meanwhile; None to watch nothing.
+        what: What is waited for, for the message.
+        limit: Seconds.
+    """
+
+    def __init__(self, background: Background, what: str, limit: float) -> None:
+        check_limit(limit)
+        self._background, self._what, self._limit = background, what, limit
+        #: What was seen last, for the message.
+        self.seen = ""
+
+    def __iter__(self) -> Iterator[None]:
+        deadline = time.monotonic() + self._limit
+        pause = 0.001
+        while True:
+            # Asked before the look: what it did before it ended counts.
+            ended = [work for work in self._background.all if work.bad_end() is not None]
+            over = time.monotonic() >= deadline
+            yield
+            if ended:
+                raise self._ended(ended)
+            if over:
+                raise WaitTimeout(self._words())
+            pause = min(pause * 1.5, 0.05)
+            wait_for_any(
+                [work.watched() for work in self._background.running()], min(pause, deadline - time.monotonic())
+            )
+
+    def _ended(self, ended: list[Work]) -> ChildDied:
+        words = "; ".join(self._background.bad_ends())
+        error = ChildDied(f"{self._what}: {words}")
+        error.returncode = getattr(ended[0], "returncode", None) or 0
+        return error
+
+    def _words(self) -> str:
+        lines = [f"{self._what}: not within {self._limit:g} s"]
+        if self.seen:
+            lines[0] += f"; {self.seen}"
+        lines += [f"{work.label} is running{last_output(work)}" for work in self._background.running()]
+        return "\n".join(lines)
+
+
+def check_limit(limit: Any) -> None:
+    """Refuse what is no time to wait."""
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+        raise PlanError(f"timeout {limit!r}: expected seconds above 0")
+
+
+def wait_for_any(fds: Iterable[int], seconds: float) -> None:
+    """Return when one can be read, or when the time is over."""
+    poll = select.poll()
+    for fd in fds:
+        if fd >= 0:
+            poll.register(fd, select.POLLIN)
+    poll.poll(max(0.0, seconds) * 1000)

@@ -1,0 +1,162 @@
+"""What a program in the background has beyond ``subprocess.Popen``: kept output, a wait for it, an end that counts."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+from ._background import WAIT_LIMIT, check_limit, how_it_ended, last_output, wait_for_any
+from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
+from ._output import Output
+
+if TYPE_CHECKING:
+    from ._broker import Broker
+    from ._fork import Entry
+
+__all__ = ["InBackground", "not_given"]
+
+__tracebackhide__ = hide_own_frames
+
+#: How many characters of a command are its name in messages.
+_LABEL = 60
+
+
+class InBackground:
+    """For :class:`._process.Popen`, which says how the program is doing."""
+
+    _entry: Entry
+    _broker: Broker
+    _status: socket.socket | None
+    args: Any
+
+    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
+        raise NotImplementedError
+
+    def _in_background(self, targets: list[int], *, check: bool) -> None:
+        """``targets``: which of standard output and error are kept."""
+        self._end_expected = not check
+        self._told = False
+        self._targets = targets
+        self.kept = Output(self._broker) if targets else None
+
+    @property
+    def label(self) -> str:
+        """The command as messages name it: on one line, shortened."""
+        return _label(self.args)
+
+    @property
+    def output(self) -> str:
+        """What it has written so far where ``stdout`` and ``stderr`` were not given, in the order of writing.
+
+        Decoded as ``encoding`` and ``errors`` say, by default as UTF-8, what is none as ``\\xff``.
+        """
+        if self.kept is None:
+            raise NetnsError(f"{self.label}: stdout and stderr were given, so its output is not kept; read it there")
+        data = self.kept.look_now()
+        return data.decode(
+            getattr(self, "encoding", None) or "utf-8", getattr(self, "errors", None) or "backslashreplace"
+        )
+
+    def wait_output(self, pattern: str | bytes | re.Pattern[Any], *, timeout: float = WAIT_LIMIT) -> re.Match[Any]:
+        """Wait until what it has written, from its start, matches somewhere.
+
+        Args:
+            pattern: A regular expression; of bytes, it is looked for in what was written as it is.
+            timeout: Seconds.
+
+        Raises:
+            ChildDied: Nothing matches, and it has ended with an error, or it and all that it started have ended; the
+                message shows what was written.
+            WaitTimeout: The same, when the time is over.
+        """
+        check_limit(timeout)
+        wanted = re.compile(pattern)
+        deadline = time.monotonic() + timeout
+        while True:
+            over = time.monotonic() >= deadline
+            code = self._internal_poll()
+            found = self._found(wanted)
+            if found is not None:
+                return found
+            assert self.kept is not None
+            if code or (code == 0 and self.kept.over):  # else what it has started may write on
+                self._told = True
+                error = ChildDied(f"{self._asked_for(wanted)}: it {how_it_ended(code)}{last_output(self)}")
+                error.returncode = code
+                raise error
+            if over:
+                raise WaitTimeout(f"{self._asked_for(wanted)}: not within {timeout:g} s{last_output(self)}")
+            # Another process or thread may take what rings the bell, hence the quarter of a second.
+            wait_for_any([self.kept.bell, self.watched()], min(0.25, deadline - time.monotonic()))
+
+    def _found(self, wanted: re.Pattern[Any]) -> re.Match[Any] | None:
+        text = self.output
+        if isinstance(wanted.pattern, str):
+            return wanted.search(text)
+        assert self.kept is not None
+        return wanted.search(bytes(self.kept.look()))
+
+    def _asked_for(self, wanted: re.Pattern[Any]) -> str:
+        return f"{self.label} in {self._entry.where} was to write {wanted.pattern!r}"
+
+    # In the background of a host: see ``Work`` in :mod:`._background`
+
+    def bad_end(self) -> str | None:
+        """How it ended, if that was an error that nobody wanted and of which nobody has been told."""
+        code = self._internal_poll()
+        return None if not code or self._told or self._end_expected else how_it_ended(code)
+
+    def tell(self) -> None:
+        """Somebody has been told how it ended."""
+        self._told = True
+
+    def expect_end(self) -> None:
+        """It is about to be ended by us."""
+        if self._internal_poll() is None:
+            self._end_expected = True
+
+    def is_told(self) -> bool:
+        """Whether somebody has been told how it ended."""
+        return self._told
+
+    def state(self) -> str:
+        """That it is running, or how it ended."""
+        code = self._internal_poll()
+        return "running" if code is None else how_it_ended(code)
+
+    def running(self) -> bool:
+        """Whether it has not ended yet; unlike :meth:`poll`, whoever asks need not care how."""
+        return self._internal_poll() is None
+
+    def watched(self) -> int:
+        """A descriptor that can be read once it has ended; -1 when that is known."""
+        status = self._status
+        return -1 if status is None else status.fileno()
+
+    def release(self) -> None:
+        """Its host is gone: the end is known, or never will be."""
+        self._internal_poll()
+        if self.kept is not None:
+            self.kept.close()
+
+
+def _label(args: Any) -> str:
+    """A short name for messages: the program and its arguments."""
+    words = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
+    text = b" ".join(os.fsencode(word) for word in words).decode(errors="backslashreplace")
+    text = " ".join(text.split())
+    return text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
+
+
+def not_given(positional: tuple[Any, ...], keywords: dict[str, Any]) -> list[int]:
+    """Which of standard output and error nobody has said anything of."""
+    stdout, stderr = (
+        positional[place] if len(positional) > place else keywords.get(name)
+        for place, name in ((3, "stdout"), (4, "stderr"))
+    )
+    both = stdout is None and stderr == subprocess.STDOUT
+    return [number for number, given in ((1, stdout), (2, stderr)) if given is None or both]
