@@ -220,6 +220,81 @@ def test_behind_nat(netns_lab: Lab) -> None:
     assert "NAT to wan: symmetric" in str(netns_lab)
 
 
+@pytest.mark.netns(requires=["tun"])
+def test_a_vpn_program_sees_packets(netns: Host) -> None:
+    """A TUN interface: the host routes into it, the test is its other end."""
+    netns.sysctl("ipv6.conf.default.disable_ipv6", 1)  # else Linux sends packets of its own
+    tun = netns.add_tun()
+    netns.add_address("tun0", "10.9.0.1/24")
+    with netns.socket(type=socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"hello", ("10.9.0.2", 53))
+    packet = tun.read(timeout=10)  # an IP packet, as it went out
+    assert packet[16:20] == socket.inet_aton("10.9.0.2")
+    assert packet.endswith(b"hello")
+
+
+def test_a_tunnel(netns_pair: Pair) -> None:
+    """Further kinds of interfaces: one method each."""
+    beijing, shanghai = netns_pair
+    beijing.add_vxlan(42, remote=shanghai.ip, parent="eth0")
+    shanghai.add_vxlan(42, remote=beijing.ip, parent="eth0")
+    beijing.add_address("vxlan42", "10.9.0.1/24")
+    shanghai.add_address("vxlan42", "10.9.0.2/24")
+    assert ping(beijing, "10.9.0.2")
+
+
+@pytest.mark.netns(requires=["wireguard"])
+def test_wireguard(netns_pair: Pair) -> None:
+    """WireGuard, with keys of its own; skipped, with the cure, where the kernel has none."""
+    beijing, shanghai = netns_pair
+    ours, theirs = beijing.add_wireguard(), shanghai.add_wireguard()
+    ours.add_peer(theirs.public_key, ["10.9.0.0/24"], endpoint=(shanghai.ip, 51820))
+    theirs.add_peer(ours.public_key, ["10.9.0.0/24"])
+    beijing.add_address("wg0", "10.9.0.1/24")
+    shanghai.add_address("wg0", "10.9.0.2/24")
+    assert ping(beijing, "10.9.0.2")
+
+
+def test_some_of_it_needs_more(netns_lab: Lab) -> None:
+    """In the middle of a test: go on only if the kernel has it."""
+    host = netns_lab.host("host")
+    netns_lab.require("dummy")
+    host.add_dummy()
+
+
+def test_switch(netns_lab: Lab) -> None:
+    """What a bridge does at its ports: guests that do not see each other. STP and VLANs it has, too."""
+    lan = netns_lab.bridge("lan")
+    home = netns_lab.router("home", lan)
+    one, other = (netns_lab.host(name, lan, isolated=True) for name in ("one", "other"))
+    assert ping(one, home)
+    assert not ping(one, other, timeout=0.2)
+
+
+@pytest.mark.netns(requires=["vlan_filtering", "vlan"])
+def test_vlans(netns_lab: Lab) -> None:
+    """Two hosts in VLANs of their own, and a router that takes part in both with tagged frames."""
+    lan = netns_lab.bridge("lan", None, None, stp=True, vlan_filtering=True)
+    phone, laptop = netns_lab.host("phone", lan, vlan=10), netns_lab.host("laptop", lan, vlan=20)
+    trunk = netns_lab.router("trunk", lan, tagged=[10, 20])
+    for number, host in ((10, phone), (20, laptop)):
+        trunk.add_vlan("eth0", number)
+        trunk.add_address(f"eth0.{number}", f"10.0.{number}.1/24")
+        host.add_address("eth0", f"10.0.{number}.2/24")
+        assert ping(host, f"10.0.{number}.1")
+
+
+def test_router_for_a_routing_daemon(netns_lab: Lab) -> None:
+    """A router to which the lab gives no routes: bird, FRR or, here, the test does."""
+    lan, wan, far = (netns_lab.bridge(name) for name in ("lan", "wan", "far"))
+    one = netns_lab.router("one", lan, wan, routes=False)
+    other = netns_lab.router("other", wan, far)
+    here, there = netns_lab.host("here", lan), netns_lab.host("there", far)
+    assert not ping(here, there, timeout=0.2)
+    one.run(["ip", "route", "add", "10.0.2.0/24", "via", str(other.ip)], check=True)
+    assert ping(here, there)
+
+
 LAB = """
 [bridges]
 lan.subnet = "192.168.1.0/24"

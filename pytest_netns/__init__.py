@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ChildDied,
         ChildError,
         ClosedError,
+        FeatureLacking,
         KernelError,
         NamespacesUnavailable,
         NetnsError,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ._namespace import Namespace
     from ._nat import Nat, PortForward
     from ._router import Router
+    from ._tun import Tun
+    from ._wireguard import WireGuard
     from .packets import PingNote, PingResult, ping
     from .plugin import LabFactory, PairFactory
 
@@ -37,6 +40,7 @@ _HOMES = {
         "ChildDied",
         "ChildError",
         "ClosedError",
+        "FeatureLacking",
         "KernelError",
         "NamespacesUnavailable",
         "NetnsError",
@@ -50,6 +54,8 @@ _HOMES = {
     "_namespace": ("Namespace",),
     "_nat": ("Nat", "PortForward"),
     "_router": ("Router",),
+    "_tun": ("Tun",),
+    "_wireguard": ("WireGuard",),
     "packets": ("PingNote", "PingResult", "ping"),
     "plugin": ("LabFactory", "PairFactory"),
 }
@@ -59,6 +65,7 @@ __all__ = [
     "ChildDied",
     "ChildError",
     "ClosedError",
+    "FeatureLacking",
     "Host",
     "Interface",
     "InterfaceState",
@@ -77,7 +84,9 @@ __all__ = [
     "PortForward",
     "RemoteError",
     "Router",
+    "Tun",
     "WaitTimeout",
+    "WireGuard",
     "ping",
 ]
 

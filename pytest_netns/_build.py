@@ -54,11 +54,7 @@ def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     for name in todo.routers:
         _forward(namespaces[name])
     for name in {**todo.bridges, **todo.cables}:
-        requests = [todo.bridges[name]] if name in todo.bridges else []
-        for cable in todo.cables.get(name, ()):
-            far = namespaces[cable.far_place].fileno()
-            requests.append(_requests.add_veth(cable.near, cable.far, cable.mtu, far))
-        namespaces[name].netlink.batch(requests)
+        namespaces[name].netlink.batch(_of_segments(todo, name, namespaces))
     portions = list(_portions(list(todo.settle)))
     if len(portions) > 1:
         for name, requests in todo.link_up.items():
@@ -68,6 +64,17 @@ def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     answers = {name: namespaces[name].netlink.batch(requests) for name, requests in todo.read.items()}
     for name, read in answers.items():
         namespaces[name].netlink.wait_ready(todo.ready[name][0], read, [])
+    for name, ports in todo.forwarding.items():
+        namespaces[name].netlink.wait_forwarding(ports)
+
+
+def _of_segments(todo: Steps, name: str, namespaces: Mapping[str, Namespace]) -> list[_requests.Request]:
+    """In one place: its bridge, the cables that begin there, and what their ports are told."""
+    requests = [todo.bridges[name]] if name in todo.bridges else []
+    for cable in todo.cables.get(name, ()):
+        far = namespaces[cable.far_place].fileno()
+        requests.append(_requests.add_veth(cable.near, cable.far, cable.mtu, far))
+    return requests + todo.ports.get(name, [])
 
 
 def _portions(names: list[str]) -> Iterator[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ._plan import End, Node, Plan, Segment
+from ._port import PLAIN
 
 __all__ = ["as_dot", "as_mermaid", "as_text"]
 
@@ -16,7 +17,9 @@ def as_text(plan: Plan) -> str:
         kind = "bridge" if segment.bridged else "link"
         lines.append(f"{kind} {segment.name}: {_of_segment(segment)}")
         for end in plan.on_segment[segment.name]:
-            lines.append(f"  {end.node}{_role(plan.nodes[end.node])} {end.name} {' '.join(end.addresses)} {end.mac}")
+            told = f" {end.told}" if end.told is not PLAIN else ""
+            role = _role(plan.nodes[end.node])
+            lines.append(f"  {end.node}{role} {end.name} {' '.join(end.addresses)} {end.mac}{told}")
     lines += [f"host {name}: on no bridge" for name, ends in plan.of_node.items() if not ends]
     return "\n".join(lines) or "an empty lab"
 
@@ -30,7 +33,8 @@ def as_mermaid(plan: Plan) -> str:
         lines.append(f'    {names(name)}{left}"{"<br/>".join([name, *_translation(node)])}"{right}')
     for segment in plan.segments.values():
         if segment.bridged:
-            lines.append(f'    {names(segment.name)}(["{segment.name}<br/>{"<br/>".join(_networks(segment))}"])')
+            label = "<br/>".join([segment.name, *_networks(segment), *_options(segment)])
+            lines.append(f'    {names(segment.name)}(["{label}"])')
     lines += [f'    {names(one)} ---|"{"<br/>".join(words)}"| {names(other)}' for one, other, words in _lines(plan)]
     return "\n".join(lines) + "\n"
 
@@ -44,7 +48,7 @@ def as_dot(plan: Plan) -> str:
         lines.append(f'    "{name}"{shape};')
     for segment in plan.segments.values():
         if segment.bridged:
-            label = "\\n".join([segment.name, *_networks(segment)])
+            label = "\\n".join([segment.name, *_networks(segment), *_options(segment)])
             lines.append(f'    "{segment.name}" [shape=ellipse, label="{label}"];')
     for one, other, words in _lines(plan):
         label = "\\n".join(words)
@@ -61,11 +65,15 @@ def _translation(node: Node) -> list[str]:
 
 
 def _of_segment(segment: Segment) -> str:
-    return ", ".join([*_networks(segment), f"mtu {segment.mtu}"])
+    return ", ".join([*_networks(segment), f"mtu {segment.mtu}", *_options(segment)])
 
 
 def _networks(segment: Segment) -> list[str]:
     return [str(network) for network in (segment.subnet, segment.subnet6) if network is not None]
+
+
+def _options(segment: Segment) -> list[str]:
+    return ["stp"] * segment.stp + ["vlan filtering"] * segment.vlan_filtering
 
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
@@ -80,7 +88,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _words(end: End) -> list[str]:
-    return [end.name, *end.addresses]
+    return [end.name, *end.addresses, *([str(end.told)] if end.told is not PLAIN else [])]
 
 
 def _numbered(plan: Plan) -> Callable[[str], str]:

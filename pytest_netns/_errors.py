@@ -15,6 +15,7 @@ __all__ = [
     "ChildDied",
     "ChildError",
     "ClosedError",
+    "FeatureLacking",
     "KernelError",
     "NamespacesUnavailable",
     "NetnsError",
@@ -31,6 +32,10 @@ class NetnsError(Exception):
 
 class NamespacesUnavailable(NetnsError, RuntimeError):
     """This machine does not let us make network namespaces; the message says why and what to type."""
+
+
+class FeatureLacking(NetnsError, RuntimeError):
+    """This kernel lacks a feature that ``lab.require`` asked for; the message says which, why and what to type."""
 
 
 class PlanError(NetnsError, ValueError):

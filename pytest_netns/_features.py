@@ -27,9 +27,9 @@ __all__ = ["FEATURES", "Feature", "check_names", "lacking"]
 Try = Callable[[Namespace], None]
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_tunnel.h, linux/pkt_sched.h, linux/pkt_cls.h
-_NEWLINK, _NEWQDISC, _NEWTFILTER = 16, 36, 44
+_NEWLINK, _SETLINK, _NEWQDISC, _NEWTFILTER = 16, 19, 36, 44
 _REQUEST_CREATE = 0x1 | 0x200 | 0x400  # NLM_F_REQUEST, _EXCL, _CREATE
-_IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _INFO_KIND, _INFO_DATA = 3, 5, 18, 1, 2
+_IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _INFO_KIND, _INFO_DATA, _IFLA_AF_SPEC = 3, 5, 18, 1, 2, 26
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _ROOT, _INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 _ENDS = (101, 102)
@@ -74,6 +74,18 @@ def _filter(name: str, options: bytes = b"") -> Try:
         _traffic_control(_NEWQDISC, "ingress", (_INGRESS, 0xFFFF0000, 0), None),
         _traffic_control(_NEWTFILTER, name, (0xFFFF0000, 0, every_protocol), options),
     )
+
+
+def _filter_vlans() -> Try:
+    """A bridge with VLANs. One that has none takes the word for it and does nothing; but not a VLAN."""
+    index = 103
+    info = _attribute(_INFO_KIND, b"bridge")
+    bridge = struct.pack("=BxHiII", 0, 0, index, 0, 0)
+    bridge += _attribute(_IFLA_IFNAME, b"tried\0") + _attribute(_IFLA_LINKINFO, info)
+    # linux/if_bridge.h: IFLA_BRIDGE_FLAGS (the bridge itself), IFLA_BRIDGE_VLAN_INFO (flags, number)
+    vlan = _attribute(0, struct.pack("=H", 2)) + _attribute(2, struct.pack("=HH", 0, 7))
+    told = struct.pack("=BxHiII", socket.AF_BRIDGE, 0, index, 0, 0) + _attribute(_IFLA_AF_SPEC, vlan)
+    return _requests(_message(_NEWLINK, bridge), _message(_SETLINK, told))
 
 
 def _requests(*messages: bytes) -> Try:
@@ -185,6 +197,7 @@ FEATURES = {
     "mptcp": Feature("mptcp", "MPTCP", _socket(socket.AF_INET, socket.SOCK_STREAM, 262)),
     "nft": Feature("nf_tables", "NF_TABLES", _make_nft_table),
     "sctp": Feature("sctp", "IP_SCTP", _socket(socket.AF_INET, socket.SOCK_STREAM, 132)),
+    "vlan_filtering": Feature("bridge", "BRIDGE_VLAN_FILTERING", _filter_vlans()),
 }
 
 #: What has been tried: why it is lacking, or None.
@@ -233,6 +246,11 @@ def _try(name: str) -> str | None:
 
 
 def _explain(name: str, feature: Feature, error: OSError) -> str:
+    if name == "tun" and isinstance(error, PermissionError):
+        return (
+            "tun is lacking: this user may not open /dev/net/tun. Type: sudo chmod a+rw /dev/net/tun; "
+            "what may be done with it the kernel still decides for each network"
+        )
     return (
         f"{name} is lacking: this kernel, {os.uname().release}, says {os.strerror(error.errno or 0)!r}. "
         f"Type: sudo modprobe {feature.module}; where there is no such module, install the kernel's further modules "

@@ -228,6 +228,10 @@ class Inner:
         with _Inside(fds[0], self.base):
             return None, [_socket.socket(family, kind, protocol).detach()]
 
+    def do_tun(self, fds: list[int], name: str, frames: bool) -> Answer:
+        with _Inside(fds[0], self.base):
+            return None, [_kernel.open_tun(name, frames=frames)]
+
     def do_sysctl(self, fds: list[int], name: str, value: bytes | None) -> Answer:
         path = "/proc/sys/net/" + name
         with _Inside(fds[0], self.base):

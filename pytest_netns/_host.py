@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from . import _requests
 from ._errors import NetnsError, PlanError, hide_own_frames
-from ._inside import Inside, Owner
+from ._inside import Owner
 from ._interfaces import Interface
+from ._links import Links
 from ._names import NO_NAMESERVER, resolver_file
 from ._namespace import Namespace
 
@@ -19,7 +20,7 @@ __all__ = ["Host"]
 __tracebackhide__ = hide_own_frames
 
 
-class Host(Inside):
+class Host(Links):
     """What stands for a computer in a test: a namespace with a name, interfaces, addresses and processes."""
 
     def __init__(
@@ -132,7 +133,8 @@ class Host(Inside):
             ) from None
         state = self[interface].state()
         request = _requests.add_address(state.index, str(parsed.ip), parsed.network.prefixlen)
-        if parsed.version == 6 and state.operstate == "UP":  # else it becomes usable with the interface
+        # Else it becomes usable with the interface. UNKNOWN is the kinds that know of no carrier, such as VXLAN.
+        if parsed.version == 6 and state.up and state.operstate in {"UP", "UNKNOWN"}:
             self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
         else:
             self.namespace.netlink.batch([request])

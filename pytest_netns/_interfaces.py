@@ -63,6 +63,9 @@ class Surroundings(Protocol):
     def peer(self) -> tuple[Namespace, int] | None:
         """The other end of its veth pair: where it is, and its index there."""
 
+    def wait_forwarding(self) -> None:
+        """Return once a bridge that runs the spanning tree protocol has decided whether its port passes packets."""
+
     def neighbours(self) -> Sequence[tuple[Namespace, int]]:
         """The interfaces of hosts that are on one segment with it, itself included if it is one."""
 
@@ -106,12 +109,13 @@ class Interface:
         requests = [self._set(up=True), _requests.get_link(self.index)]
         answers = netlink.batch([*requests, *(self._surroundings.routes() if self._surroundings else [])])
         peer = self._surroundings.peer() if self._surroundings else None
-        if peer is not None:
+        if self._surroundings is not None and peer is not None:
             there, index = peer
             found = there.netlink.batch([_requests.get_link(index)])
             if _netlink.is_up(found[0]):
                 netlink.wait_ready([self.index], answers, [])
                 there.netlink.wait_ready([index], found, [])
+                self._surroundings.wait_forwarding()
         for where, index in self._surroundings.neighbours() if self._surroundings else ():
             where.netlink.forget_lost_neighbours(index)
         netlink.wait_usable(self.index)

@@ -32,6 +32,7 @@ __all__ = [
     "map_own_identity",
     "mount",
     "namespace_fd_of_socket",
+    "open_tun",
     "setns",
     "take_capabilities_back",
     "unbind_name",
@@ -199,3 +200,20 @@ def namespace_fd_of_socket(fd: int) -> int:
     import fcntl
 
     return fcntl.ioctl(fd, 0x894C)
+
+
+def open_tun(name: str, *, frames: bool) -> int:
+    """Make a TUN interface in the caller's namespace, or with ``frames`` a TAP; return the descriptor of its packets.
+
+    Source: Documentation/networking/tuntap.rst. Reads and writes are whole packets, with nothing before them.
+    """
+    import fcntl
+
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        # linux/if_tun.h: TUNSETIFF; IFF_TUN or IFF_TAP, IFF_NO_PI, IFF_TUN_EXCL
+        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), (2 if frames else 1) | 0x1000 | 0x8000))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

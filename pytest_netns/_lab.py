@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from ._bridge import Bridge
 from ._broker import Broker, broker
 from ._build import make, new_namespaces
 from ._describe import as_dot, as_mermaid, as_text
-from ._errors import ClosedError, PlanError, hide_own_frames
+from ._errors import ClosedError, FeatureLacking, KernelError, PlanError, hide_own_frames
 from ._host import Host
 from ._inside import Inside
 from ._interfaces import Surroundings
@@ -24,6 +25,7 @@ from ._names import NO_NAMESERVER, hosts_file
 from ._namespace import Namespace
 from ._pair import PairShape, plan_pair
 from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
+from ._port import PLAIN, Port
 from ._reading import load_toml, plan_from
 from ._steps import steps
 from ._surroundings import LabSurroundings
@@ -133,6 +135,24 @@ class Lab:
         """
         return cls.from_dict(load_toml(Path(path)), named=named)
 
+    def require(self, *features: str) -> None:
+        """Go on only if this machine's kernel has these features: ``lab.require("wireguard", "netem")``.
+
+        In a test it is skipped otherwise, or fails: ``netns_lacking`` in the ini file says which. The names are those
+        of ``@pytest.mark.netns(requires=[…])``, which decides before the fixtures are made.
+
+        Raises:
+            FeatureLacking: One is lacking; the message says which, why and what to type.
+            PlanError: One is no feature; the message lists those there are.
+        """
+        __tracebackhide__ = True
+        from ._features import check_names, lacking
+
+        check_names(features)
+        reasons = lacking(features)
+        if reasons:
+            raise FeatureLacking("; ".join(reasons))
+
     # What there is
 
     def __str__(self) -> str:
@@ -169,7 +189,16 @@ class Lab:
 
     # Additions
 
-    def bridge(self, name: str, subnet: str | None = AUTO, subnet6: str | None = AUTO, *, mtu: int = 1500) -> Bridge:
+    def bridge(
+        self,
+        name: str,
+        subnet: str | None = AUTO,
+        subnet6: str | None = AUTO,
+        *,
+        mtu: int = 1500,
+        stp: bool = False,
+        vlan_filtering: bool = False,
+    ) -> Bridge:
         """An Ethernet segment: a bridge, in a namespace of its own.
 
         Args:
@@ -177,12 +206,17 @@ class Lab:
             subnet: IPv4 network; None for no IPv4. By default the next free one of 10.0.0.0/24, 10.0.1.0/24 …
             subnet6: IPv6 network; None for no IPv6. By default the next free one of fd00:10::/64, fd00:10:0:1::/64 …
             mtu: Of all interfaces on it, in bytes.
+            stp: Run the spanning tree protocol (IEEE 802.1D), in the shortest times that Linux takes. A port passes
+                packets 4 s after it is connected, and the lab waits for that.
+            vlan_filtering: Keep VLANs apart (IEEE 802.1Q). A port is in those that :meth:`connect` says, else in 1.
 
         Raises:
             PlanError: It cannot be, or the name is taken.
+            KernelError: The kernel lacks VLAN filtering; the message says what to type.
         """
         ipv6 = subnet6 != AUTO or broker().ipv6
-        self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, ipv6=ipv6), name)
+        options = {"stp": stp, "vlan_filtering": vlan_filtering}
+        self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, **options, ipv6=ipv6), name)
         return self._bridges[name]
 
     def host(
@@ -192,6 +226,9 @@ class Lab:
         ip: str | None = None,
         ip6: str | None = None,
         mac: str | None = None,
+        isolated: bool = False,
+        vlan: int | None = None,
+        tagged: Sequence[int] = (),
     ) -> Host:
         """A host, with an interface ``eth0``, ``eth1`` … on each of the bridges; its loopback interface is up.
 
@@ -199,11 +236,13 @@ class Lab:
             bridges: Bridges of this lab.
             ip, ip6: Its addresses on the first bridge, without prefix length. By default the next free ones.
             mac: Of its first interface.
+            isolated, vlan, tagged: Of its port on the first bridge; see :meth:`connect`.
 
         Raises:
             PlanError: It cannot be, or the name or address is taken.
         """
-        return self._node(name, bridges, ip, ip6, mac, forwards=False)
+        first = {"ip": ip, "ip6": ip6, "mac": mac, "told": Port.from_words(isolated, vlan, tagged)}
+        return self._node(name, bridges, first, forwards=False)
 
     def router(
         self,
@@ -213,20 +252,27 @@ class Lab:
         ip6: str | None = None,
         mac: str | None = None,
         nat: Bridge | Nat | str | None = None,
+        isolated: bool = False,
+        vlan: int | None = None,
+        tagged: Sequence[int] = (),
+        routes: bool = True,
     ) -> Router:
         """A host that forwards between its bridges; all hosts get the routes that lead over it.
 
-        Arguments and errors are those of :meth:`host`. Of several ways the shortest, counted in routers, is taken,
-        and of equal ones that over the router that was connected first.
+        Further arguments and errors are those of :meth:`host`. Of several ways the shortest, counted in routers, is
+        taken, and of equal ones that over the router that was connected first.
 
         Args:
             nat: The bridge that is outside, where the router translates addresses as most homes' do; or ``Nat(BRIDGE,
                 …)`` for how it does. Needs the program nft.
+            routes: False: it gets no routes itself, for whoever tests a program that makes them, such as bird or FRR.
+                Hosts take it for their gateway all the same.
         """
         from ._router import Router, as_nat
 
         wanted = as_nat(nat)
-        made = self._node(name, bridges, ip, ip6, mac, forwards=True, nat=wanted)
+        first = {"ip": ip, "ip6": ip6, "mac": mac, "told": Port.from_words(isolated, vlan, tagged)}
+        made = self._node(name, bridges, first, forwards=True, routed=routes, nat=wanted)
         assert isinstance(made, Router)
         return made
 
@@ -239,6 +285,9 @@ class Lab:
         ip6: str | None = None,
         mac: str | None = None,
         name: str | None = None,
+        isolated: bool = False,
+        vlan: int | None = None,
+        tagged: Sequence[int] = (),
     ) -> None:
         """Give a host one more interface, on a bridge.
 
@@ -246,12 +295,18 @@ class Lab:
             ip, ip6: Its addresses there, without prefix length. By default the next free ones.
             mac: Its hardware address. By default one that tells host and interface.
             name: Of the interface. By default the next of ``eth0``, ``eth1`` …
+            isolated: Whether the bridge keeps its port and other isolated ones apart.
+            vlan: Number of the VLAN that its frames without a tag belong to, on a bridge with ``vlan_filtering``.
+            tagged: Numbers of the VLANs that it takes part in with tagged frames (``host.add_vlan("eth0", 20)``).
 
         Raises:
             PlanError: It cannot be.
         """
         self._check_own(host, bridge)
-        self._change(add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name), host.name)
+        told = Port.from_words(isolated, vlan, tagged)
+        self._change(
+            add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name, told=told), host.name
+        )
 
     def link(
         self, first: Host, second: Host, subnet: str | None = AUTO, subnet6: str | None = AUTO, *, mtu: int = 1500
@@ -323,20 +378,18 @@ class Lab:
         self,
         name: str,
         bridges: tuple[Bridge, ...],
-        ip: str | None,
-        ip6: str | None,
-        mac: str | None,
+        first: dict[str, Any],
         *,
         forwards: bool,
+        routed: bool = True,
         nat: Nat | None = None,
     ) -> Host:
         self._check_own(*bridges)
-        plan = add_node(self._plan, name, forwards=forwards)
+        plan = add_node(self._plan, name, forwards=forwards, routed=routed)
         for number, bridge in enumerate(bridges):
-            given = {"ip": ip, "ip6": ip6, "mac": mac} if number == 0 else {}
-            plan = add_end(plan, name, bridge.name, **given)
-        if not bridges and (ip or ip6 or mac):
-            raise PlanError(f"{name}: ip, ip6 and mac need a bridge to be on: host({name!r}, BRIDGE, …)")
+            plan = add_end(plan, name, bridge.name, **(first if number == 0 else {}))
+        if not bridges and (first != dict.fromkeys(first) | {"told": PLAIN}):
+            raise PlanError(f"{name}: ip, ip6, mac, isolated, vlan and tagged need a bridge: host({name!r}, BRIDGE, …)")
         if nat is not None:
             from ._nat import set_nat
 
@@ -364,6 +417,8 @@ class Lab:
 
             find_nft()  # so with the program for it
         before = self._plan
+        if plan.features != before.features:
+            _check_features(plan.features - before.features)
         self._show(plan, touched)
         if self._made is not NOTHING or self._named:  # names are for others to see
             try:
@@ -487,6 +542,14 @@ class Lab:
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<Lab {', '.join(self._hosts) or 'empty'}{state}>"
+
+
+def _check_features(features: Iterable[str]) -> None:
+    from ._features import lacking
+
+    reasons = lacking(sorted(features))
+    if reasons:
+        raise KernelError(errno.EOPNOTSUPP, "; ".join(reasons))
 
 
 def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:

@@ -33,6 +33,7 @@ _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 2
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP, _IFF_DORMANT = 0x1, 0x40, 0x10000, 0x20000
 _IFA_F_TENTATIVE = 0x40
 _IFLA_OPERSTATE, _OPER_UP = 16, 6
+_DECIDED = (3, 4)  # BR_STATE_FORWARDING, BR_STATE_BLOCKING (linux/if_bridge.h)
 _NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED = 0x01, 0x10, 0x20  # linux/neighbour.h
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
@@ -197,6 +198,33 @@ class Netlink:
                 if listens:
                     self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
 
+    def wait_forwarding(self, ports: Sequence[int]) -> None:
+        """Return once ports of a bridge that runs the spanning tree protocol pass packets, or are blocked for good.
+
+        A port listens and learns before, for the bridge's forward delay each (IEEE 802.1D, 8.4); it is announced when
+        that is over (br_forward_delay_timer_expired, net/bridge/br_stp_timer.c).
+        """
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+        with self._lock:
+            waiting = set(ports)
+            deadline = time.monotonic() + _READY_LIMIT
+            self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
+            try:
+                while True:
+                    for answer in self.batch([get_link(index) for index in sorted(waiting)]):
+                        message = ifinfmsg(answer)
+                        message.decode()
+                        if _port_state(message) in _DECIDED:
+                            waiting.discard(message["index"])
+                    if not waiting:
+                        return
+                    if not self._wait(max(0.0, deadline - time.monotonic())):
+                        raise WaitTimeout(f"ports {sorted(waiting)} do not forward after {_READY_LIMIT:g} s")
+                    self._receive()
+            finally:
+                self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
+
     def listen(self) -> None:
         """Have the kernel announce IPv6 addresses, before some are added that :meth:`wait_ready` is to see."""
         with self._lock:
@@ -312,6 +340,13 @@ def _running(message: bytes) -> int | None:
         return None
     _, _, index, flags, _ = _LINK.unpack_from(message, _HEADER.size)
     return int(index) if flags & _IFF_RUNNING and flags & _IFF_UP and _operstate(message) == _OPER_UP else None
+
+
+def _port_state(message: Any) -> int | None:
+    info = message.get_attr("IFLA_LINKINFO")
+    of_port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info else None
+    state: int | None = of_port.get_attr("IFLA_BRPORT_STATE") if of_port else None
+    return state
 
 
 def _operstate(message: bytes) -> int | None:

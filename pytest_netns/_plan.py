@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
 from ._errors import PlanError, hide_own_frames
+from ._port import PLAIN, Port
 
 if TYPE_CHECKING:
     from ._nat import Nat, PortForward
@@ -58,6 +59,9 @@ class Segment:
     subnet: Network | None
     subnet6: Network | None
     mtu: int
+    #: Of a bridge: whether it runs the spanning tree protocol, and keeps VLANs apart.
+    stp: bool = False
+    vlan_filtering: bool = False
 
     def network(self, version: int) -> Network | None:
         """Its network of that IP version."""
@@ -75,6 +79,8 @@ class Node:
     #: Of a router: how it translates, and which ports of its outside address lead to hosts.
     nat: Nat | None = None
     port_forwards: tuple[PortForward, ...] = ()
+    #: Whether it gets routes; a router of whoever tests what makes them gets none.
+    routed: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class End:
     #: The other end, in the bridge's namespace: its name, empty without a bridge, and hardware address.
     port: str = ""
     port_mac: str = ""
+    told: Port = PLAIN
 
     @property
     def port_index(self) -> int:
@@ -121,6 +128,8 @@ class Plan:
     automatic: int = 0
     nodes_made: int = 0
     ends_made: int = 0
+    #: What the kernel must have for it, by the names of :mod:`._features`.
+    features: frozenset[str] = frozenset()
 
     @property
     def bridges(self) -> tuple[str, ...]:
@@ -141,6 +150,8 @@ def add_segment(
     subnet6: object = AUTO,
     *,
     mtu: object = 1500,
+    stp: object = False,
+    vlan_filtering: object = False,
     bridged: bool = True,
     ipv6: bool = True,
 ) -> Plan:
@@ -175,13 +186,17 @@ def add_segment(
         automatic = number + 1
     check_mtu(mtu, six=6 in networks)
     assert isinstance(mtu, int)
-    segment = Segment(name, bridged, networks.get(4), networks.get(6), mtu)
+    for word, value in (("stp", stp), ("vlan_filtering", vlan_filtering)):
+        if not isinstance(value, bool):
+            raise PlanError(f"{word} {value!r}: expected True or False")
+    segment = Segment(name, bridged, networks.get(4), networks.get(6), mtu, bool(stp), bool(vlan_filtering))
     return replace(
         plan,
         segments={**plan.segments, name: segment},
         on_segment={**plan.on_segment, name: ()},
         given=given,
         automatic=automatic,
+        features=plan.features | {"vlan_filtering"} if vlan_filtering else plan.features,
     )
 
 
@@ -198,13 +213,15 @@ def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
-def add_node(plan: Plan, name: str, *, forwards: bool = False) -> Plan:
+def add_node(plan: Plan, name: str, *, forwards: bool = False, routed: object = True) -> Plan:
     """The plan with a host or router more, on no segment yet.
 
     Raises:
         PlanError: The name is malformed or taken.
     """
     word = "router" if forwards else "host name"
+    if not isinstance(routed, bool):
+        raise PlanError(f"routes {routed!r}: expected True or False")
     check_host_name(name, word)
     if name in plan.nodes:
         raise PlanError(f"{word} {name!r}: there is a host of this name already")
@@ -212,7 +229,7 @@ def add_node(plan: Plan, name: str, *, forwards: bool = False) -> Plan:
         raise PlanError(f"{word} {name!r}: there is a bridge of this name")
     return replace(
         plan,
-        nodes={**plan.nodes, name: Node(name, plan.nodes_made + 1, forwards)},
+        nodes={**plan.nodes, name: Node(name, plan.nodes_made + 1, forwards, routed=routed)},
         of_node={**plan.of_node, name: ()},
         nodes_made=plan.nodes_made + 1,
     )
@@ -227,6 +244,7 @@ def add_end(
     ip: str | None = None,
     ip6: str | None = None,
     mac: str | None = None,
+    told: Port = PLAIN,
 ) -> Plan:
     """The plan with an interface more: of ``node``, on ``segment``.
 
@@ -234,6 +252,7 @@ def add_end(
         name: ``eth0``, ``eth1`` … if not given.
         ip, ip6: Addresses; the next free one of the segment's networks if not given.
         mac: Hardware address; one that tells node and interface if not given.
+        told: How the bridge is to treat it.
 
     Raises:
         PlanError: Names what is wrong with it.
@@ -242,6 +261,8 @@ def add_end(
     on = plan.segments[segment]
     if on.bridged and len(plan.on_segment[segment]) >= _MOST_PORTS:
         raise PlanError(f"{node} finds no free port on {segment}: Linux gives a bridge {_MOST_PORTS} (BR_MAX_PORTS)")
+    if told.in_vlans and not on.vlan_filtering:
+        raise PlanError(f"{told}: {segment} knows no VLANs; it does with bridge({segment!r}, vlan_filtering=True)")
     if name is None:
         taken = {end.name for end in own}
         name = next(f"eth{number}" for number in range(len(own) + 1) if f"eth{number}" not in taken)
@@ -274,6 +295,7 @@ def add_end(
         tuple(addresses),
         _port_name(plan, node, segment) if on.bridged else "",
         f"fe:{tail}" if on.bridged else "",
+        told,
     )
     return replace(
         plan,

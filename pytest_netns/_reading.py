@@ -10,6 +10,7 @@ from typing import Any
 
 from ._errors import PlanError, hide_own_frames
 from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment
+from ._port import Port
 
 __all__ = ["load_toml", "plan_from"]
 
@@ -17,7 +18,9 @@ __tracebackhide__ = hide_own_frames
 
 _OF_A_LAB = ("bridges", "hosts", "routers", "links")
 _OF_A_SEGMENT = ("subnet", "subnet6", "mtu")
-_OF_AN_END = ("ip", "ip6", "mac")
+_OF_A_BRIDGE = (*_OF_A_SEGMENT, "stp", "vlan_filtering")
+_OF_A_PORT = ("isolated", "vlan", "tagged")
+_OF_AN_END = ("ip", "ip6", "mac", *_OF_A_PORT)
 _OF_A_FORWARD = ("port", "to", "to_port", "protocol")
 
 
@@ -50,8 +53,9 @@ def plan_from(data: Mapping[str, Any], *, ipv6: bool = True) -> Plan:
     plan = NOTHING
     for name, words in _tables(data, "bridges"):
         with _At(f"bridges.{name}"):
-            _check_words("a bridge", words, _OF_A_SEGMENT)
-            plan = add_segment(plan, name, **_networks(words), ipv6=ipv6)
+            _check_words("a bridge", words, _OF_A_BRIDGE)
+            options = {word: words[word] for word in ("stp", "vlan_filtering") if word in words}
+            plan = add_segment(plan, name, **_networks(words), **options, ipv6=ipv6)
     for kind in ("hosts", "routers"):
         for name, words in _tables(data, kind):
             with _At(f"{kind}.{name}"):
@@ -67,12 +71,14 @@ def plan_from(data: Mapping[str, Any], *, ipv6: bool = True) -> Plan:
 
 def _add_node(plan: Plan, name: str, words: Mapping[str, Any], *, forwards: bool) -> Plan:
     known = ("bridges", "interfaces", *_OF_AN_END)
-    _check_words(*(("a router", words, (*known, "nat", "forward_port")) if forwards else ("a host", words, known)))
-    plan = add_node(plan, name, forwards=forwards)
-    of_first = {word: words[word] for word in _OF_AN_END if word in words}
+    of_routers = (*known, "nat", "forward_port", "routes")
+    _check_words(*(("a router", words, of_routers) if forwards else ("a host", words, known)))
+    plan = add_node(plan, name, forwards=forwards, routed=words.get("routes", True))
+    of_first = _of_end({word: words[word] for word in _OF_AN_END if word in words})
     bridges = [_bridge(plan, name) for name in _list(words, "bridges")]
     if of_first and not bridges:
-        raise PlanError(f"{', '.join(of_first)} need a bridge to be on: bridges = [...]")
+        said = [word for word in _OF_AN_END if word in words]
+        raise PlanError(f"{', '.join(said)} need a bridge to be on: bridges = [...]")
     for bridge in bridges:
         plan = add_end(plan, name, bridge, **of_first)
         of_first = {}
@@ -80,7 +86,7 @@ def _add_node(plan: Plan, name: str, words: Mapping[str, Any], *, forwards: bool
         _check_words("an interface", interface, ("bridge", "name", *_OF_AN_END))
         if "bridge" not in interface:
             raise PlanError(f"interfaces: {interface!r} has no bridge")
-        own = {word: value for word, value in interface.items() if word != "bridge"}
+        own = _of_end({word: value for word, value in interface.items() if word != "bridge"})
         plan = add_end(plan, name, _bridge(plan, interface["bridge"]), **own)
     return plan
 
@@ -110,6 +116,12 @@ def _add_link(plan: Plan, words: Any, *, ipv6: bool) -> Plan:
         if host not in plan.nodes:
             raise PlanError(f"hosts: there is no host {host!r}; there are {', '.join(plan.nodes) or 'none'}")
     return add_link(plan, hosts[0], hosts[1], **_networks(words), ipv6=ipv6)
+
+
+def _of_end(words: dict[str, Any]) -> dict[str, Any]:
+    """What is said of an interface; what is said of its port as one value."""
+    told = {word: words.pop(word) for word in _OF_A_PORT if word in words}
+    return {**words, "told": Port.from_words(**told)} if told else words
 
 
 def _bridge(plan: Plan, name: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,21 +18,27 @@ __all__ = [
     "Request",
     "add_address",
     "add_bridge",
+    "add_link",
     "add_route",
     "add_veth",
     "delete_link",
     "delete_neighbour",
     "delete_route",
     "get_link",
+    "isolate_port",
     "move_link",
     "restore_route",
     "set_link",
+    "set_master",
+    "set_vlan",
 ]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _REQUEST, _EXCL_CREATE, _REPLACE_CREATE = 0x1, 0x600, 0x500
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _DELNEIGH = 16, 17, 18, 20, 24, 25, 29
+_SETLINK = 19
 _IFF_UP = 0x1
+_PVID_UNTAGGED = 0x2 | 0x4  # linux/if_bridge.h
 _IFA_F_NODAD = 0x02
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
 _IFLA_IFNAME = 3
@@ -115,9 +122,17 @@ def _packed(version: int, address: str) -> bytes:
 
 
 @functools.cache
-def _bridge_template(length: int, flags: int) -> _Template:
+def _bridge_template(length: int, flags: int, *, stp: bool, vlan_filtering: bool) -> _Template:
     blank = "\1" * length
-    attributes = [("IFLA_IFNAME", blank), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
+    info: list[tuple[str, Any]] = [("IFLA_INFO_KIND", "bridge")]
+    # The shortest times that Linux takes, in hundredths of a second: 2 s to listen and 2 s to learn before a port
+    # forwards, a hello each second, and 6 s until one that is missing counts (BR_MIN_…, net/bridge/br_private_stp.h).
+    times = [("FORWARD_DELAY", 200), ("HELLO_TIME", 100), ("MAX_AGE", 600), ("STP_STATE", 1)] if stp else []
+    if vlan_filtering:
+        times.append(("VLAN_FILTERING", 1))
+    if times:
+        info.append(("IFLA_INFO_DATA", {"attrs": [(f"IFLA_BR_{word}", value) for word, value in times]}))
+    attributes = [("IFLA_IFNAME", blank), ("IFLA_LINKINFO", {"attrs": info})]
     data = _encode("link", _NEWLINK, _EXCL_CREATE, index=_AN_INDEX, flags=flags, change=flags, attrs=attributes)
     return _Template(data, {"index": _four(_AN_INDEX), "name": _name(blank)})
 
@@ -128,10 +143,25 @@ def _name(text: str) -> bytes:
     return struct.pack("=HH", 4 + len(data), _IFLA_IFNAME) + data
 
 
-def add_bridge(name: str, index: int, *, up: bool = True) -> Request:
-    """A bridge; STP stays off, which is the kernel's default."""
-    data = _bridge_template(len(name.encode()), _IFF_UP if up else 0).fill(index=_four(index), name=_name(name))
-    return Request(data, f"create bridge {name}")
+def add_bridge(name: str, index: int, *, up: bool = True, stp: bool = False, vlan_filtering: bool = False) -> Request:
+    """A bridge; with STP in the shortest times there are."""
+    template = _bridge_template(len(name.encode()), _IFF_UP if up else 0, stp=stp, vlan_filtering=vlan_filtering)
+    return Request(template.fill(index=_four(index), name=_name(name)), f"create bridge {name}")
+
+
+def isolate_port(index: int, name: str) -> Request:
+    """A port of a bridge that reaches only those that are not isolated."""
+    data = {"attrs": [("IFLA_BRPORT_ISOLATED", 1)]}
+    info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", data)]}
+    return Request(_encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_LINKINFO", info)]), f"isolate {name}")
+
+
+def set_vlan(index: int, number: int, *, there: bool = True, tagged: bool = False, what: str) -> Request:
+    """A port of a bridge in a VLAN, or out of it; what has no tag belongs to the one that is not ``tagged``."""
+    entry = {"flags": 0 if tagged or not there else _PVID_UNTAGGED, "vid": number}
+    attributes = [("IFLA_AF_SPEC", {"attrs": [("IFLA_BRIDGE_VLAN_INFO", entry)]})]
+    family, verb = int(socket.AF_BRIDGE), _SETLINK if there else _DELLINK
+    return Request(_encode("link", verb, 0, family=family, index=index, attrs=attributes), what)
 
 
 @functools.cache
@@ -209,6 +239,26 @@ def get_link(index: int) -> Request:
     return Request(_link(_GETLINK, index), f"read interface {index}")
 
 
+def add_link(
+    name: str, kind: str, data: Sequence[tuple[str, Any]] = (), *, parent: int | None = None, mac: str | None = None
+) -> Request:
+    """An interface of a kind, down; ``data`` are attributes of its kind, ``parent`` what it sits on."""
+    info: list[tuple[str, Any]] = [("IFLA_INFO_KIND", kind)]
+    if data:
+        info.append(("IFLA_INFO_DATA", {"attrs": list(data)}))
+    attributes: list[tuple[str, Any]] = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": info})]
+    if parent is not None:
+        attributes.append(("IFLA_LINK", parent))
+    if mac is not None:
+        attributes.append(("IFLA_ADDRESS", mac))
+    return Request(_encode("link", _NEWLINK, _EXCL_CREATE, attrs=attributes), f"create {kind} {name}")
+
+
+def set_master(index: int, master: int, what: str) -> Request:
+    """An interface as a part of another: a port of a bridge, a member of a bond or VRF."""
+    return Request(_encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_MASTER", master)]), what)
+
+
 def move_link(index: int, name: str, namespace: int) -> Request:
     """An existing interface into another namespace; takes the kernel a grace period (some 15 ms)."""
     return Request(
@@ -244,16 +294,17 @@ def add_address(index: int, address: str, prefix: int) -> Request:
 
 
 @functools.cache
-def _route_template(number: int, how: int, version: int, prefix: int | None) -> _Template:
+def _route_template(number: int, how: int, version: int, prefix: int | None, table: int | None = None) -> _Template:
     destination, gateway = _AN_ADDRESS[version], _ANOTHER_ADDRESS[version]
-    attributes = [("RTA_DST", destination)] * (prefix is not None) + [("RTA_GATEWAY", gateway)]
+    attributes: list[tuple[str, Any]] = [("RTA_DST", destination)] * (prefix is not None)
+    attributes += [("RTA_GATEWAY", gateway)] + [("RTA_TABLE", table)] * (table is not None)
     data = _encode(
         "route",
         number,
         how,
         family=int(_FAMILY[version]),
         dst_len=prefix or 0,
-        table=_RT_TABLE_MAIN,
+        table=_RT_TABLE_MAIN if table is None else 0,
         proto=_RTPROT_STATIC,
         type=_RTN_UNICAST,
         attrs=attributes,
@@ -261,14 +312,14 @@ def _route_template(number: int, how: int, version: int, prefix: int | None) -> 
     return _Template(data, {"destination": _packed(version, destination), "gateway": _packed(version, gateway)})
 
 
-def _route(verb: str, version: int, destination: str | None, via: str) -> Request:
+def _route(verb: str, version: int, destination: str | None, via: str, table: int | None = None) -> Request:
     kind = {"add": (_NEWROUTE, _EXCL_CREATE), "restore": (_NEWROUTE, _REPLACE_CREATE), "delete": (_DELROUTE, 0)}[verb]
     what = f"{verb} route {destination or 'default'} via {via}"
     if destination is None:
-        template = _route_template(*kind, version, None)
+        template = _route_template(*kind, version, None, table)
         return Request(template.fill(gateway=_packed(version, via)), what)
     address, _, length = destination.partition("/")
-    template = _route_template(*kind, version, int(length))
+    template = _route_template(*kind, version, int(length), table)
     return Request(template.fill(destination=_packed(version, address), gateway=_packed(version, via)), what)
 
 
@@ -277,9 +328,9 @@ def add_route(version: int, destination: str | None, via: str) -> Request:
     return _route("add", version, destination, via)
 
 
-def restore_route(version: int, destination: str | None, via: str) -> Request:
-    """That route, whether it is there or not."""
-    return _route("restore", version, destination, via)
+def restore_route(version: int, destination: str | None, via: str, table: int | None = None) -> Request:
+    """That route, whether it is there or not; in the main table, or in that of a VRF."""
+    return _route("restore", version, destination, via, table)
 
 
 def delete_route(version: int, destination: str | None, via: str) -> Request:

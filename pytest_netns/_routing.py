@@ -33,8 +33,8 @@ def routes(plan: Plan) -> dict[str, tuple[Route, ...]]:
     found: dict[str, tuple[Route, ...]] = {}
     for version in (4, 6):
         ways = _Ways(plan, version)
-        for name in plan.nodes:
-            these = ways.routes(name)
+        for name, node in plan.nodes.items():
+            these = ways.routes(name) if node.routed else ()
             if these:
                 found[name] = (*found.get(name, ()), *these)
     return found

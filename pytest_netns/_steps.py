@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from . import _requests
 from ._plan import BRIDGE_INDEX, NOTHING, End, Plan
+from ._port import PLAIN
 from ._routing import Route, routes
 
 __all__ = ["Cable", "Steps", "steps"]
@@ -41,6 +42,8 @@ class Steps:
     rules: dict[str, tuple[str, bool]] = field(default_factory=dict)
     #: By the place that the near end is made in.
     cables: dict[str, list[Cable]] = field(default_factory=dict)
+    #: In bridges, right after their cables: what ports are told.
+    ports: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: In hosts: ends of direct links up, for labs that settle in portions: none has a carrier before the other is up.
     link_up: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: In hosts: interfaces up, read, addressed; then routed.
@@ -49,6 +52,8 @@ class Steps:
     read: dict[str, list[_requests.Request]] = field(default_factory=dict)
     #: Indexes of interfaces, and IPv6 addresses, that are waited for.
     ready: dict[str, tuple[list[int], list[tuple[int, bytes]]]] = field(default_factory=dict)
+    #: Bridges that run the spanning tree protocol, and their ports that are waited for.
+    forwarding: dict[str, list[int]] = field(default_factory=dict)
 
 
 #: From nothing to the plans that are still in use: that of a pair is asked for again and again.
@@ -73,7 +78,10 @@ def _steps(old: Plan, new: Plan) -> Steps:
     todo.routers = [name for name in fresh if new.nodes[name].forwards]
     for name in bridges:
         late = len(new.on_segment[name]) > _MANY_PORTS
-        todo.bridges[name] = _requests.add_bridge(name, BRIDGE_INDEX, up=not late)
+        segment = new.segments[name]
+        todo.bridges[name] = _requests.add_bridge(
+            name, BRIDGE_INDEX, up=not late, stp=segment.stp, vlan_filtering=segment.vlan_filtering
+        )
         if late:
             todo.read[name] = [_requests.set_link(BRIDGE_INDEX, up=True, what=f"set {name} up")]
     for name in fresh:
@@ -116,12 +124,30 @@ def _add_cables(todo: Steps, plan: Plan, ends: list[End]) -> None:
             todo.cables.setdefault(segment.name, []).append(Cable(port, own, segment.mtu, end.node))
             todo.read.setdefault(segment.name, []).append(_requests.get_link(end.port_index))
             todo.ready.setdefault(segment.name, ([], []))[0].append(end.port_index)
+            if end.told is not PLAIN:
+                todo.ports.setdefault(segment.name, []).extend(_port(end))
+            if segment.stp:
+                todo.forwarding.setdefault(segment.name, []).append(end.port_index)
         elif segment.name in waiting:
             first = waiting.pop(segment.name)
             near = _requests.End(first.name, first.index, first.mac)
             todo.cables.setdefault(first.node, []).append(Cable(near, own, segment.mtu, end.node))
         else:
             waiting[segment.name] = end
+
+
+def _port(end: End) -> list[_requests.Request]:
+    told, requests = end.told, []
+    if told.isolated:
+        requests.append(_requests.isolate_port(end.port_index, end.port))
+    if told.in_vlans:  # instead of VLAN 1, in which every port begins
+        requests.append(_requests.set_vlan(end.port_index, 1, there=False, what=f"take {end.port} out of VLAN 1"))
+    for number in (*told.tagged, *([told.vlan] if told.vlan else [])):
+        tagged = number != told.vlan
+        requests.append(
+            _requests.set_vlan(end.port_index, number, tagged=tagged, what=f"put {end.port} into VLAN {number}")
+        )
+    return requests
 
 
 def _add_settling(todo: Steps, plan: Plan, ends: list[End]) -> None:

@@ -34,6 +34,11 @@ class LabSurroundings:
         other = next(each for each in lab._made.on_segment[end.segment] if each is not end)
         return lab._hosts[other.node].namespace, other.index
 
+    def wait_forwarding(self) -> None:
+        end, lab = self._end, self._lab
+        if lab._made.segments[end.segment].stp:
+            lab._bridges[end.segment].namespace.netlink.wait_forwarding([end.port_index])
+
     def neighbours(self) -> list[tuple[Namespace, int]]:
         ends = self._lab._made.on_segment.get(self._end.segment, ())
         return [(self._lab._hosts[end.node].namespace, end.index) for end in ends]
@@ -42,8 +47,9 @@ class LabSurroundings:
         if self._is_port:
             return []
         these = routes(self._lab._made).get(self._end.node, ())
+        table = self._lab._hosts[self._end.node]._tables.get(self._end.name)
         return [
-            _requests.restore_route(route.version, route.destination, route.via)
+            _requests.restore_route(route.version, route.destination, route.via, table)
             for route in these
             if route.segment == self._end.segment
         ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from . import _probe, _settings
-from ._errors import NamespacesUnavailable, NetnsError, PlanError
+from ._errors import FeatureLacking, NamespacesUnavailable, NetnsError, PlanError
 from ._marker import marker_of, wrong_plans_fail
 
 if TYPE_CHECKING:
@@ -362,12 +362,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         if fail_for_bad_ends(call):
             return None
-    if call.excinfo is not None and isinstance(call.excinfo.value, NamespacesUnavailable):
-        refusal = call.excinfo.value
+    if call.excinfo is not None and isinstance(call.excinfo.value, (NamespacesUnavailable, FeatureLacking)):
+        refusal, settings = call.excinfo.value, item.config.stash[_settings_key]
+        lacking = isinstance(refusal, FeatureLacking)
 
         def skip_or_fail() -> None:
-            words = f"no network namespaces here: {refusal}"
-            if item.config.stash[_settings_key].missing == "skip":
+            words = str(refusal) if lacking else f"no network namespaces here: {refusal}"
+            if (settings.lacking if lacking else settings.missing) == "skip":
                 pytest.skip(words)
             pytest.fail(words, pytrace=False)
 

@@ -21,6 +21,7 @@ PACKAGES = {
     "nginx": "nginx-light",
     "sshd": "openssh-server",
     "strace": "strace",
+    "udhcpc": "udhcpc",
 }
 
 

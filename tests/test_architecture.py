@@ -37,6 +37,7 @@ FLOORS = (
     "_requests",
     "_netlink",
     "_addresses",
+    "_port",
     "_plan",
     "_nat",
     "_nat_rules",
@@ -66,6 +67,9 @@ FLOORS = (
     "_program",
     "_process",
     "_inside",
+    "_tun",
+    "_wireguard",
+    "_links",
     "_host",
     "_nftables",
     "_router",
@@ -101,7 +105,7 @@ HOMES = {
 #: Where such a word may be a call of the system; elsewhere it is one of `_kernel`'s functions.
 SYSTEM = {"fork": {"os"}, "_exit": {"os", "posix"}}
 LIBRARIES = {
-    "pyroute2": {"_netlink", "_requests"},
+    "pyroute2": {"_netlink", "_requests", "_wireguard"},
     "scapy": {"packets"},
     "pytest": {"plugin", "_body", "_body_child", "_isolate", "_isolate_child", "_marker", "_report"},
     "coverage": {"_coverage"},

@@ -65,6 +65,7 @@ COMMANDS = {
     "u32": "tc qdisc add dev eth0 ingress && tc filter add dev eth0 parent ffff: protocol ip u32 match u32 0 0",
     "vcan": "ip link add tried type vcan",
     "vlan": "ip link add tried link eth0 type vlan id 7",
+    "vlan_filtering": "ip link add tried type bridge vlan_filtering 1 && bridge vlan add dev tried vid 7 self",
     "vrf": "ip link add tried type vrf table 10",
     "vxlan": "ip link add tried type vxlan id 1 dstport 4789",
     "wireguard": "ip link add tried type wireguard",
@@ -164,6 +165,48 @@ def test_what_is_lacking_fails_where_that_is_wanted(
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines([f"*{NOTHING}"])
     result.stdout.no_fnmatch_line("*plugin.py*Error*")
+
+
+@pytest.mark.parametrize("lacking", ["skip", "fail"])
+def test_a_lab_may_require_in_the_middle(inner: Inner, lacking: str) -> None:
+    """In a fixture, in a body, in a body inside: as the marker would, by the same setting; what is there is no news."""
+    inner.pytester.makeini(f"[pytest]\nnetns_lacking = {lacking}")
+    result = inner.run(
+        """
+        import pytest
+        from pytest_netns import FeatureLacking, Lab
+
+        @pytest.fixture
+        def tunnel(netns_lab):
+            netns_lab.require("ipv6", "nothing")
+
+        def test_in_a_fixture(tunnel): pass
+
+        def test_in_a_body(netns_lab):
+            netns_lab.require("ipv6")
+            netns_lab.require("nothing")
+
+        @pytest.mark.netns(inside="alone")
+        def test_inside(netns_lab, host):
+            netns_lab.require("nothing")
+
+        @pytest.fixture
+        def host(netns_lab):
+            return netns_lab.host("alone")
+
+        def test_goes_on(netns_lab):
+            netns_lab.require("ipv6")
+            with pytest.raises(FeatureLacking, match="sudo modprobe sch_nothing"), Lab() as lab:
+                lab.require("nothing")
+    """,
+        "-rsfE",
+    )
+    if lacking == "skip":
+        result.assert_outcomes(passed=1, skipped=3)
+    else:
+        result.assert_outcomes(passed=1, failed=2, errors=1)
+    result.stdout.fnmatch_lines([f"*{NOTHING}CONFIG_NET_SCH_NOTHING"])
+    result.stdout.no_fnmatch_line("*_lab.py*FeatureLacking*")
 
 
 def test_nothing_is_tried_for_a_plan_of_the_setup(inner: Inner) -> None:
