@@ -12,7 +12,7 @@ import pytest
 from pace import seconds
 from programs import program
 
-from pytest_netns import Host, Lab, Nat, NetnsError, Pair, PlanError, PortForward, Router, _nftables, ping
+from pytest_netns import Host, Lab, Namespace, Nat, NetnsError, Pair, PlanError, PortForward, Router, _nftables, ping
 from pytest_netns._conntrack import flush_connections
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns(requires=["nft"])]
@@ -100,7 +100,9 @@ def test_probes_see_what_was_asked_for(netns_lab: Lab, at: At, nat: Nat) -> None
     net = Net(netns_lab, nat)
     first, other_port, other_address = at(net.near, 1000), at(net.near, 1001), at(net.far, 1000)
     laptop, phone = at(net.laptop, 5000), at(net.phone, 5000)
-    # Mapping, of two sockets with the same port, one after the other and again.
+    # Mapping, of two sockets with the same port; at first they send to different places, where one port would do.
+    laptop.seen_as(first)
+    phone.seen_as(other_address)
     for own in (laptop, phone, laptop):
         seen = own.seen_as(first, other_port, other_address)
         ports = [port for _, port in seen]
@@ -284,15 +286,24 @@ class TestChanges:
         assert not ping(net.near, net.laptop)
         assert laptop.seen_as(*servers) == [(net.outside, 5000)] * 2
 
-    def test_what_is_flushed_is_forgotten(self, netns_lab: Lab, at: At) -> None:
-        """Nobody gets in by a mapping of before, and the next packet gets one anew; forwards stay."""
+    def test_what_is_flushed_is_forgotten(self, netns_lab: Lab, at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody gets in by a mapping of before, the next packet gets one anew, and none in between; forwards stay."""
         net = Net(netns_lab, Nat("wan", "carrier-grade"))
         net.home.forward_port(7000, net.phone, protocol="udp")
         server, laptop, phone = at(net.near, 1000), at(net.laptop, 5000), at(net.phone, 7000)
         (before,) = laptop.seen_as(server)
+
+        def flush(namespace: Namespace) -> None:
+            laptop.send("meanwhile", server.address)
+            flush_connections(namespace)
+
+        monkeypatch.setattr(_nftables, "flush_connections", flush)
         net.home.flush_nat()
         server.send("too late", before)
-        (after,) = laptop.seen_as(server)
+        laptop.send("who am I", server.address)
+        heard = server.heard("who am I")
+        assert list(heard) == ["who am I"]
+        after = heard["who am I"]
         assert after != before
         server.send("now", after)
         assert list(laptop.heard("now")) == ["now"]
