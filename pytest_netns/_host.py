@@ -78,19 +78,31 @@ class Host(Links):
         Raises:
             NetnsError: Nobody here has that name; the message lists the names there are.
         """
-        known = {"localhost": "127.0.0.1"}
-        known.update((other.name, other.ip or other.ip6 or "") for other in self._network.values())
-        if name not in known:
-            raise NetnsError(f"{self.name} knows no host {name!r}; it knows {', '.join(sorted(known))}")
-        if not known[name]:
+        if name == "localhost":
+            return "127.0.0.1"
+        if name not in self._network:
+            known = sorted(["localhost", *(other.name for other in self._network.values())])
+            raise NetnsError(f"{self.name} knows no host {name!r}; it knows {', '.join(known)}")
+        target = self._network[name]
+        addresses = [address for address in (target.ip, target.ip6) if address]
+        if not addresses:
             raise NetnsError(f"{name} has no address; give it one with add_address")
-        return known[name]
+        others = [self.namesake_of(target, address) for address in addresses]
+        if None not in others:
+            raise NetnsError(f"{name} is not met at {addresses[0]}: for {self.name} that is {others[0]!r}")
+        return addresses[others.index(None)]
 
     def namesake_of(self, target: Host, address: str) -> Host | None:
-        """The host of this network that answers to ``address`` instead of ``target``, which is in another network."""
-        if self._network.get(target.name) is target:
-            return None
-        return next((host for host in self._network.values() if address in host._plain()), None)
+        """The host that answers here to ``address`` instead of ``target``, which is in another network.
+
+        In another lab, or behind another router that translates.
+        """
+        others = (host for host in self._network.values() if host is not target and address in host._plain())
+        other = next(others, None)
+        if other is None or self._network.get(target.name) is not target or self._owner is None:
+            return other
+        name = self._owner.answering(self, address)
+        return None if name in (None, target.name) else self._network[str(name)]
 
     def use_nameserver(self, *servers: Host | str, search: Sequence[str] = ()) -> None:
         """Have programs in this host ask these for names that are not those of hosts; none are asked without.

@@ -26,6 +26,7 @@ from ._namespace import Namespace
 from ._pair import PairShape, plan_pair
 from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
 from ._port import PLAIN, Port
+from ._reach import answering
 from ._reading import load_toml, plan_from
 from ._steps import steps
 from ._surroundings import LabSurroundings
@@ -115,7 +116,9 @@ class Lab:
                 "links": [{"hosts": ["laptop", "server"], "mtu": 9000}],
             }
 
-        A host with several given addresses lists its ``interfaces``: ``[{"bridge": "lan", "ip": …, "name": …}]``.
+        A host with several given addresses lists its ``interfaces``: ``[{"bridge": "lan", "ip": …, "name": …}]``. What
+        ``Nat`` and ``forward_port`` take may be said, too: ``"nat": {"outside": "wan", "kind": "full-cone"}``,
+        ``"forward_port": [{"port": 80, "to": "laptop"}]``.
 
         Raises:
             PlanError: Names the place in the description, the value and what was expected.
@@ -498,6 +501,10 @@ class Lab:
             for place in (*self._hosts.values(), *self._bridges.values()):
                 if place._belongings is not None:
                     place._belongings.show(self.names(place))
+
+    def answering(self, place: Inside, address: str) -> str | None:
+        """The host that a packet of a host gets to, where several have the address."""
+        return answering(self._plan, place.name, address)
 
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None:
         """What is known of an interface of a host or bridge; None if the lab has not made it."""

@@ -184,6 +184,31 @@ def test_two_hosts_meet_through_their_routers(
     assert heard >= {"two", "three"} if meet else heard == {"end"}
 
 
+def test_the_same_address_behind_another_router_is_another_host(netns_lab: Lab) -> None:
+    """A ping is not content with the answer of whoever has the address on this side; names lead elsewhere."""
+    one, other, server = homes(netns_lab, ("home", "home"))
+    with pytest.raises(ValueError, match=r"there 192\.168\.1\.1 belongs to the source itself"):
+        ping(one, other)
+    assert one.resolve("laptop1") == other.ip6
+    assert one.resolve("laptop0") == netns_lab["home0"].resolve("laptop0") == one.ip
+    assert one.run(["getent", "ahosts", "laptop1"], check=True, capture_output=True, text=True).stdout.split()[0] == (
+        other.ip6
+    )
+    assert ping(netns_lab["home1"], other, timeout=seconds(20))
+    assert not ping(server, one)
+
+
+def test_errors_about_packets_find_their_way_back(netns_lab: Lab) -> None:
+    """Of routers beyond the one that translates: time exceeded, and too big (RFC 5508, 4)."""
+    net = Net(netns_lab, "wan")
+    narrow = netns_lab.bridge("narrow", "198.51.100.0/24", mtu=1400)
+    netns_lab.router("beyond", net.wan, narrow)
+    target = netns_lab.host("target", narrow)
+    assert "from 203.0.113.4: time exceeded" in repr(ping(net.laptop, target, ttl=2, timeout=seconds(20)))
+    assert "fragmentation needed" in repr(ping(net.laptop, target, size=1450, timeout=seconds(20)))
+    assert ping(net.laptop, target, size=1450, timeout=seconds(20))
+
+
 @pytest.mark.once
 def test_a_web_server_is_asked_over_two_nats(netns_lab: Lab, tmp_path: Path) -> None:
     """Two laptops with one address each ask the same nginx by curl; it sees the carrier."""

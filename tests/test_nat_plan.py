@@ -8,9 +8,11 @@ import pytest
 
 from pytest_netns import Lab, Nat, PlanError
 from pytest_netns._describe import as_dot, as_mermaid, as_text
+from pytest_netns._names import hosts_file
 from pytest_netns._nat import set_forward, set_nat
 from pytest_netns._nat_rules import nat_rules
 from pytest_netns._plan import Plan, remove
+from pytest_netns._reach import answering, shared
 from pytest_netns._reading import plan_from
 from pytest_netns._routing import Route, routes
 
@@ -112,6 +114,24 @@ def test_outside_has_no_route_to_the_inside() -> None:
         "server": (Route(6, None, "fd00:10:0:1::2", "wan"),),
     }
     assert routes(set_nat(home(), "home", None))["server"][0] == Route(4, None, "203.0.113.2", "wan")
+
+
+def test_who_answers_where_two_have_one_address() -> None:
+    """The one on this side of the routers; the other one's name does not lead to it."""
+    bridges = {"wan": {"subnet": "203.0.113.0/24"}, **{f"lan{n}": {"subnet": "192.168.1.0/24"} for n in range(2)}}
+    hosts = {"server": {"bridges": ["wan"]}, **{f"laptop{n}": {"bridges": [f"lan{n}"]} for n in range(2)}}
+    routers = {f"home{n}": {"bridges": [f"lan{n}", "wan"], "nat": "wan"} for n in range(2)}
+    plan = plan_from({"bridges": bridges, "hosts": hosts, "routers": routers})
+    assert shared(plan) == {"192.168.1.1", "192.168.1.2"}
+    for place, names in (("laptop0", {"laptop0"}), ("home1", {"laptop1"}), ("server", set()), ("wan", set())):
+        answers = answering(plan, place, "192.168.1.1")
+        assert {answers} - {None} == names
+        lines = [line.split() for line in hosts_file(plan, place, {}).splitlines()]
+        assert {name for address, name, *_ in lines if address == "192.168.1.1"} == names
+        assert {"fd00:10:0:1::1", "fd00:10:0:2::1"} <= {address for address, *_ in lines}
+    assert answering(plan, "laptop0", "203.0.113.1") == "server"
+    assert answering(plan, "laptop0", "203.0.113.3") == "home1"
+    assert answering(plan, "server", "192.168.7.7") is None
 
 
 def test_rules_follow_the_plan() -> None:
