@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _requests
 from ._addresses import check_mac
@@ -19,8 +20,10 @@ from ._errors import KernelError, NetnsError, PlanError, hide_own_frames
 from ._inside import Inside
 from ._interfaces import Interface
 from ._plan import check_interface_name
-from ._tun import Tun
-from ._wireguard import WireGuard, check_key, check_port
+
+if TYPE_CHECKING:
+    from ._tun import Tun
+    from ._wireguard import WireGuard
 
 __all__ = ["Links"]
 
@@ -104,7 +107,7 @@ class Links(Inside):
         """
         data: list[tuple[str, Any]] = [
             ("IFLA_VXLAN_ID", _number("number", number, 1, (1 << 24) - 1)),
-            ("IFLA_VXLAN_PORT", check_port("port", port)),
+            ("IFLA_VXLAN_PORT", _number("port", port, 1, 65535)),
         ]
         for word, value, attribute in (("remote", remote, "GROUP"), ("local", local, "LOCAL")):
             if value is not None:
@@ -148,6 +151,8 @@ class Links(Inside):
 
         Source: wg(8).
         """
+        from ._wireguard import WireGuard, check_key, check_port
+
         if private_key is not None:
             check_key("private_key", private_key)
         check_port("listen_port", listen_port)
@@ -269,6 +274,8 @@ class Links(Inside):
         member._namespace.netlink.batch([_requests.set_master(member.index, master.index, what)])
 
     def _tun(self, name: str, *, frames: bool) -> Tun:
+        from ._tun import Tun
+
         check_interface_name(name)
         namespace = self.namespace
         try:
@@ -276,9 +283,12 @@ class Links(Inside):
         except KernelError as error:
             what = f"create {'tap' if frames else 'tun'} {name}"
             raise _explained(KernelError(error.errno, f"{what}: {error.strerror}"), "tun", what) from None
-        made = Tun(namespace, name, self[name].index, fd)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)  # which ends it
+            made = Tun(namespace, name, self[name].index, fd)
+            self._switch_on(made)
+            undo.pop_all()
         self._tuns += (made,)
-        self._switch_on(made)
         return made
 
     def _free_name(self, word: str, first: int = 0) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._errors import PlanError, hide_own_frames
 
@@ -11,8 +11,7 @@ __all__ = ["PLAIN", "Port"]
 __tracebackhide__ = hide_own_frames
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """How the bridge treats what comes and goes at one port.
 
     Attributes:

@@ -258,7 +258,7 @@ BAD: dict[str, tuple[Callable[[Host], Any], str]] = {
     "VNI": (lambda host: host.add_vxlan(1 << 24), "number 16777216: expected a whole number from 1 to 16777215"),
     "group": (lambda host: host.add_vxlan(1, remote="239.0.0.1"), "multicast group, which needs parent"),
     "address": (lambda host: host.add_vxlan(1, remote="right"), "remote 'right': expected an address"),
-    "port": (lambda host: host.add_vxlan(1, port=0), "port 0: expected a port"),
+    "port": (lambda host: host.add_vxlan(1, port=0), "port 0: expected a whole number from 1 to 65535"),
     "no local": (lambda host: host.add_gre("fd00::9"), "local None: a tunnel to fd00::9 wants the IPv6 address"),
     "families": (lambda host: host.add_gre("10.0.0.2", local="::1"), "local '::1': expected IPv4"),
     "macvlan mode": (lambda host: host.add_macvlan("eth0", "l3"), "mode 'l3': expected one of private, vepa, bridge"),
@@ -323,4 +323,7 @@ def test_a_failure_half_way_leaves_nothing(netns_pair: tuple[Host, Host], monkey
     monkeypatch.setattr(Host, "_switch_on", staticmethod(fail))
     with pytest.raises(KernelError, match="vxlan1 is there"):
         host.add_vxlan(1)
+    if not lacking(["tun"]):
+        with pytest.raises(KernelError, match="tun0 is there"):
+            host.add_tun()
     assert list(host.interfaces) == before
