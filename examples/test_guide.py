@@ -76,6 +76,21 @@ def test_names(netns_pair: Pair) -> None:
     assert beijing.run(["cat", "/etc/resolv.conf"], capture_output=True, text=True).stdout.endswith("10.0.0.2\n")
 
 
+def test_a_server_in_the_background(netns_pair: Pair, tmp_path: Path) -> None:
+    """A server is waited for, its output is read, and what it has written is shown if the test fails."""
+    beijing, shanghai = netns_pair
+    (tmp_path / "index.html").write_text("hello")
+    command = [sys.executable, "-u", "-m", "http.server", "80"]
+    server = shanghai.popen(command, cwd=tmp_path)
+    shanghai.wait_listening(80)
+    with beijing.socket() as client:
+        client.connect((shanghai.ip, 80))
+        client.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
+        assert client.makefile().read().endswith("hello")
+    assert server.wait_output(r"GET /(\S+)").group(1) == "index.html"
+    assert str(beijing.ip) in server.output
+
+
 def test_sockets(netns_pair: Pair) -> None:
     """A socket lives in the host and is used from the test."""
     beijing, shanghai = netns_pair

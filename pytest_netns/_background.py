@@ -39,6 +39,8 @@ WAIT_LIMIT = 30.0
 _AT_A_TIME = 32
 #: Ended ones that a host keeps for what they have written.
 _ENDED_KEPT = 200
+#: Of how many, the last ones started, a wait that is over tells.
+_TOLD_OF = 10
 _CURE = "if it may: popen(…, check=False), or look at it with wait()"
 
 
@@ -227,10 +229,11 @@ class Wait:
         return error
 
     def _words(self) -> str:
+        works = self._background.all[-_TOLD_OF:]
         lines = [f"{self._what}: not within {self._limit:g} s"]
         if self.seen:
             lines[0] += f"; {self.seen}"
-        lines += [f"{work.label} is running{last_output(work)}" for work in self._background.running()]
+        lines += [f"{work.label} in {self._background.where}: {work.state()}{last_output(work)}" for work in works]
         return "\n".join(lines)
 
 

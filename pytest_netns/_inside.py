@@ -20,6 +20,7 @@ from ._fork import Entry
 from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
 from ._process import Popen
+from ._waiting import Waits
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Self
@@ -45,7 +46,7 @@ class Owner(Protocol):
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None: ...
 
 
-class Inside:
+class Inside(Waits):
     """A namespace with a name, in which things run; what hosts and bridges have in common."""
 
     def __init__(self, name: str, namespace: Namespace | None = None, owner: Owner | None = None) -> None:

@@ -23,6 +23,8 @@ __tracebackhide__ = hide_own_frames
 
 #: How many characters of a command are its name in messages.
 _LABEL = 60
+#: Seconds for what has been ended to be gone.
+_END_LIMIT = 2.0
 
 
 class InBackground:
@@ -39,6 +41,7 @@ class InBackground:
     def _in_background(self, targets: list[int], *, check: bool) -> None:
         """``targets``: which of standard output and error are kept."""
         self._end_expected = not check
+        self._being_ended = False
         self._told = False
         self._targets = targets
         self.kept = Output(self._broker) if targets else None
@@ -117,7 +120,7 @@ class InBackground:
     def expect_end(self) -> None:
         """It is about to be ended by us."""
         if self._internal_poll() is None:
-            self._end_expected = True
+            self._end_expected = self._being_ended = True
 
     def is_told(self) -> bool:
         """Whether somebody has been told how it ended."""
@@ -139,6 +142,9 @@ class InBackground:
 
     def release(self) -> None:
         """Its host is gone: the end is known, or never will be."""
+        if self._being_ended and self._internal_poll() is None:
+            # It has left its host; that it has ended may be a moment away (do_exit, kernel/exit.c).
+            wait_for_any([self.watched()], _END_LIMIT)
         self._internal_poll()
         if self.kept is not None:
             self.kept.close()

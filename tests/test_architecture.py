@@ -67,6 +67,8 @@ FLOORS = (
     "_background",
     "_program",
     "_process",
+    "_listening",
+    "_waiting",
     "_inside",
     "_tun",
     "_wireguard",
