@@ -30,7 +30,7 @@ def as_mermaid(plan: Plan) -> str:
     lines = ["flowchart LR"]
     for name, node in plan.nodes.items():
         left, right = ("{{", "}}") if node.forwards else ("[", "]")
-        lines.append(f'    {names(name)}{left}"{"<br/>".join([name, *_translation(node)])}"{right}')
+        lines.append(f'    {names(name)}{left}"{"<br/>".join([name, *_particulars(node)])}"{right}')
     for segment in plan.segments.values():
         if segment.bridged:
             label = "<br/>".join([segment.name, *_networks(segment), *_options(segment)])
@@ -43,7 +43,7 @@ def as_dot(plan: Plan) -> str:
     """A graph for Graphviz; ``neato`` or ``dot`` draw it."""
     lines = ["graph lab {", "    node [shape=box];"]
     for name, node in plan.nodes.items():
-        said = "\\n".join([name, *_translation(node)])
+        said = "\\n".join([name, *_particulars(node)])
         shape = f' [shape=diamond, label="{said}"]' if node.nat else " [shape=diamond]" if node.forwards else ""
         lines.append(f'    "{name}"{shape};')
     for segment in plan.segments.values():
@@ -57,11 +57,12 @@ def as_dot(plan: Plan) -> str:
 
 
 def _role(node: Node) -> str:
-    return f" ({', '.join(['router', *_translation(node)])})" if node.forwards else ""
+    return f" ({', '.join(['router', *_particulars(node)])})" if node.forwards else ""
 
 
-def _translation(node: Node) -> list[str]:
-    return [str(word) for word in (node.nat, *node.port_forwards) if word]
+def _particulars(node: Node) -> list[str]:
+    without = [] if node.routed else ["without routes"]
+    return without + [str(word) for word in (node.nat, *node.port_forwards) if word]
 
 
 def _of_segment(segment: Segment) -> str:

@@ -167,7 +167,8 @@ class Links(Inside):
         """A routing domain: its interfaces' packets follow a routing table of their own; named ``vrf10`` by default.
 
         Interfaces that join it are switched off and on by the kernel, which takes routes over them away; those that
-        the lab has given them come back in the new table. Further ones: ``ip route add … vrf vrf10``.
+        the lab has given them come back in the new table. Further ones: ``ip route add … vrf vrf10``. Add routers to
+        the lab before: routes that it works out later are for the main table.
 
         Args:
             table: Number of the routing table, 1 to 4294967295; 253 to 255 are Linux's own.

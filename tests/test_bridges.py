@@ -115,6 +115,7 @@ DESCRIPTION: dict[str, Any] = {
         "red": {"bridges": ["lan"], "vlan": 10},
         "guest": {"interfaces": [{"bridge": "lan", "isolated": True, "tagged": [20, 30]}]},
     },
+    "routers": {"bird": {"bridges": ["lan"], "routes": False}},
 }
 
 
@@ -125,6 +126,7 @@ def test_a_description_says_and_shows_it() -> None:
     assert "bridge lan: 10.0.0.0/24, mtu 1500, stp, vlan filtering" in text
     assert "  red eth0 10.0.0.1/24 02:00:00:00:01:00 vlan 10" in text
     assert "02:00:00:00:02:00 isolated tagged 20,30" in text
+    assert "  bird (router, without routes) eth0" in text
     assert '(["lan<br/>10.0.0.0/24<br/>stp<br/>vlan filtering"])' in as_mermaid(plan)
     assert "|eth0<br/>10.0.0.1/24<br/>vlan 10|" in as_mermaid(plan).replace('"', "")
     assert "10.0.0.2/24\\nisolated tagged 20,30" in as_dot(plan)
