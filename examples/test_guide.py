@@ -310,6 +310,22 @@ def test_router_for_a_routing_daemon(netns_lab: Lab) -> None:
     assert ping(here, there)
 
 
+def test_lab_that_changes(netns_lab: Lab) -> None:
+    """A laptop roams, its default route is switched, an address goes: each is there when the call returns."""
+    home, cafe, wan = (netns_lab.bridge(name) for name in ("home", "cafe", "wan"))
+    laptop, server = netns_lab.host("laptop", home), netns_lab.host("server", wan)
+    netns_lab.router("r1", home, cafe, wan)
+    backup = netns_lab.router("r2", cafe, wan)
+    laptop["eth0"].replug(cafe)  # the same card, another network; ip=None waits for your DHCP server
+    assert ping(laptop, server)
+    laptop.set_route("default", backup)
+    laptop["eth0"].set_mtu(1400)
+    assert ping(laptop, server)
+    server.add_address("eth0", "10.0.2.80/24")
+    server.remove_address("eth0", "10.0.2.80")
+    assert not ping(laptop, "10.0.2.80", timeout=0.2)
+
+
 LAB = """
 [bridges]
 lan.subnet = "192.168.1.0/24"

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from . import _requests
+from ._alter import alter, forget
 from ._namespace import Namespace
 from ._netlink import Netlink
 from ._room import make_room
@@ -47,12 +48,7 @@ def _named(name: str, *, bridge: bool) -> Namespace:
 
 def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     """Ask the kernel for all of it, one send for a namespace and round, and wait until it is ready."""
-    for name, requests in todo.unplug.items():
-        namespaces[name].netlink.batch(requests)
-    if todo.rules:
-        _load_rules(todo, namespaces)
-    for name in todo.routers:
-        _forward(namespaces[name])
+    _prepare(todo, namespaces)
     for name in {**todo.bridges, **todo.cables}:
         namespaces[name].netlink.batch(_of_segments(todo, name, namespaces))
     portions = list(_portions(list(todo.settle)))
@@ -66,6 +62,20 @@ def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
         namespaces[name].netlink.wait_ready(todo.ready[name][0], read, [])
     for name, ports in todo.forwarding.items():
         namespaces[name].netlink.wait_forwarding(ports)
+    if todo.changes:
+        forget(todo.changes, namespaces)
+
+
+def _prepare(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
+    """What there is becomes what it is to be, before what is new."""
+    for name, requests in todo.unplug.items():
+        namespaces[name].netlink.batch(requests)
+    if todo.changes:
+        alter(todo.changes, namespaces)
+    if todo.rules:
+        _load_rules(todo, namespaces)
+    for name in todo.routers:
+        _forward(namespaces[name])
 
 
 def _of_segments(todo: Steps, name: str, namespaces: Mapping[str, Namespace]) -> list[_requests.Request]:

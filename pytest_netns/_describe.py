@@ -19,7 +19,8 @@ def as_text(plan: Plan) -> str:
         for end in plan.on_segment[segment.name]:
             told = f" {end.told}" if end.told is not PLAIN else ""
             role = _role(plan.nodes[end.node])
-            lines.append(f"  {end.node}{role} {end.name} {' '.join(end.addresses)} {end.mac}{told}")
+            mtu = f" mtu {end.mtu}" if end.mtu is not None else ""
+            lines.append(f"  {end.node}{role} {end.name} {' '.join(end.addresses)} {end.mac}{told}{mtu}")
     lines += [f"host {name}: on no bridge" for name, ends in plan.of_node.items() if not ends]
     return "\n".join(lines) or "an empty lab"
 

@@ -8,6 +8,7 @@ import socket as _socket
 from collections.abc import Mapping, Sequence
 
 from . import _requests
+from ._changing import find_end, fix_route, give_address, parse_address, take_address
 from ._errors import NetnsError, PlanError, hide_own_frames
 from ._inside import Owner
 from ._interfaces import Interface
@@ -134,15 +135,12 @@ class Host(Links):
         return self[interface.name]
 
     def add_address(self, interface: str, address: str) -> None:
-        """Give an interface one more address, such as ``"10.0.0.9/24"``; on one that is up it can be used at once."""
-        try:
-            # Without its prefix length it would have no network, and nobody would be reached from it.
-            plain, length = address.split("/")
-            parsed = ipaddress.ip_interface(f"{plain}/{int(length)}")
-        except (ValueError, AttributeError):
-            raise PlanError(
-                f"address {address!r}: expected one with its prefix length, such as '10.0.0.9/24' or 'fd00:10::9/64'"
-            ) from None
+        """Give an interface one more address, such as ``"10.0.0.9/24"``; on one that is up it can be used at once.
+
+        Every host then knows it under this one's name.
+        """
+        text = parse_address(address)
+        parsed = ipaddress.ip_interface(text)
         state = self[interface].state()
         request = _requests.add_address(state.index, str(parsed.ip), parsed.network.prefixlen)
         # Else it becomes usable with the interface. UNKNOWN is the kinds that know of no carrier, such as VXLAN.
@@ -150,8 +148,50 @@ class Host(Links):
             self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
         else:
             self.namespace.netlink.batch([request])
-        self._added += (str(parsed),)
+        if self._owner is not None and find_end(self._owner.plan(), self.name, interface) is not None:
+            self._owner.alter(self.name, lambda plan: give_address(plan, self.name, interface, text), done=True)
+        else:
+            self._added += (text,)
+            self._show_names()
+
+    def remove_address(self, interface: str, address: str) -> None:
+        """Take an address away that the plan, or :meth:`add_address`, has given: ``"10.0.0.9"``.
+
+        Its name, and the routes of other hosts that led over it, are gone when this returns.
+
+        Raises:
+            PlanError: The interface has not been given it.
+        """
+        if self._owner is not None and find_end(self._owner.plan(), self.name, interface) is not None:
+            self._owner.alter(self.name, lambda plan: take_address(plan, self.name, interface, address))
+            return
+        found = next((text for text in self._added if address in (text, text.split("/")[0])), None)
+        if found is None:
+            raise PlanError(f"address {address!r}: {interface} of {self.name} has not been given it")
+        plain, _, length = found.partition("/")
+        index = self[interface].index
+        self.namespace.netlink.batch([_requests.delete_address(index, plain, int(length))])
+        self._added = tuple(text for text in self._added if text != found)
         self._show_names()
+
+    def set_route(self, to: str, via: Host | str | None) -> None:
+        """Send packets for a network by way of a neighbour, from now on, instead of the way that was worked out.
+
+        ``laptop.set_route("default", backup)`` switches the default route, of IPv4 and IPv6. It is there when this
+        returns, also after the interface was down, and as long as this host has an interface on that segment.
+
+        Args:
+            to: ``"default"``, or a network such as ``"192.0.2.0/24"``.
+            via: A host on the same bridge or link, or an address; None for no route.
+
+        Raises:
+            PlanError: It cannot be.
+            KernelError: The kernel refused; everything is as before.
+        """
+        if self._owner is None:
+            raise PlanError(f"{self.name} belongs to no lab; change its routes by ip(8)")
+        name = via.name if isinstance(via, Host) else via
+        self._owner.alter(self.name, lambda plan: fix_route(plan, self.name, to, name))
 
     def _show_names(self) -> None:
         """Have programs everywhere find what has changed."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _netlink, _requests
-from ._errors import KernelError, NetnsError, hide_own_frames
+from ._errors import KernelError, NetnsError, PlanError, hide_own_frames
+from ._plan import AUTO, check_mtu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._inside import Inside
     from ._namespace import Namespace
     from ._requests import Request
 
@@ -72,6 +74,12 @@ class Surroundings(Protocol):
     def routes(self) -> list[Request]:
         """Requests for the routes that lead over it."""
 
+    def set_mtu(self, mtu: int) -> None:
+        """Set that of both ends."""
+
+    def replug(self, bridge: Inside, ip: str | None, ip6: str | None) -> None:
+        """Plug it into another bridge."""
+
 
 class Interface:
     """An interface of a host, by name."""
@@ -130,6 +138,39 @@ class Interface:
         if peer is not None:
             there, index = peer
             there.netlink.settle(index)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Have it send packets of so many bytes at most; and the other end of its cable, if a lab has made it.
+
+        Raises:
+            PlanError: It is no MTU, or too small for IPv6 (1280 bytes, RFC 8200) where there are IPv6 addresses.
+            KernelError: The interface cannot have it.
+        """
+        if self._surroundings is not None:
+            self._surroundings.set_mtu(mtu)
+        else:
+            check_mtu(mtu, six=False)
+            self._namespace.netlink.batch([_requests.set_mtu(self.index, self.name, mtu)])
+
+    def replug(self, bridge: Inside, *, ip: str | None = AUTO, ip6: str | None = AUTO) -> None:
+        """Pull its cable out of the bridge that it is in, and plug it into another: what a roaming station does.
+
+        The interface stays the same, with its hardware address; it loses the carrier for a moment. Its addresses are
+        replaced, and the routes of all hosts, their names and the description of the lab are as if it had always been
+        there. When this returns, the first packet gets through.
+
+        Args:
+            ip, ip6: Its addresses there, without prefix length. By default the next free ones; None for none, for
+                whoever waits for a DHCP server.
+
+        Raises:
+            PlanError: It is no interface that a lab has made on a bridge, it is switched off, or an address cannot be.
+        """
+        if self._surroundings is None:
+            raise PlanError(f"{self.name} cannot be replugged: no lab has made it")
+        if not self.state().up:
+            raise PlanError(f"{self.name} is switched off: up() first, or nobody could tell that it is plugged in")
+        self._surroundings.replug(bridge, ip, ip6)
 
     def _set(self, *, up: bool) -> Request:
         return _requests.set_link(self.index, up=up, what=f"set {self.name} {'up' if up else 'down'}")

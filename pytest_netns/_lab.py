@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ._alter import forget, take_back
 from ._background import ended_badly, no_second_error
 from ._belongings import Names
 from ._bridge import Bridge
@@ -410,8 +411,8 @@ class Lab:
 
     # Making and ending
 
-    def _change(self, plan: Plan, *touched: str) -> None:
-        """Take over a plan that has grown by what is named; make it real at once if the lab is real already."""
+    def _change(self, plan: Plan, *touched: str, asleep: Collection[tuple[str, str]] = ()) -> None:
+        """Take over a plan in which what is named is new; make it real at once if the lab is real already."""
         if self._closed:
             raise ClosedError("this lab is closed")
         broker()  # where namespaces cannot be had, say so now
@@ -425,7 +426,7 @@ class Lab:
         self._show(plan, touched)
         if self._made is not NOTHING or self._named:  # names are for others to see
             try:
-                self.build()
+                self.build(asleep)
             except BaseException:
                 self._show(before, touched)
                 raise
@@ -454,7 +455,7 @@ class Lab:
             self._hosts[name] = Host(name, owner=self, network=self._hosts)
         return self._hosts[name]
 
-    def build(self) -> None:
+    def build(self, _asleep: Collection[tuple[str, str]] = ()) -> None:
         """Make what is planned; happens by itself when the lab is first used.
 
         Returns when the first packet gets through everywhere.
@@ -467,15 +468,17 @@ class Lab:
             if self._closed:
                 raise ClosedError("this lab is closed")
             if self._made is not self._plan:
-                self._build()
+                self._build(_asleep)
 
-    def _build(self) -> None:
+    def _build(self, asleep: Collection[tuple[str, str]] = ()) -> None:
         plan = self._plan
-        todo = steps(self._made, plan)
+        todo = steps(self._made, plan, asleep)
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with contextlib.ExitStack() as undo:
             made = new_namespaces(todo, undo, named=self._named)
             there = {name: place.namespace for name, place in places.items() if name not in made}
+            if todo.changes:
+                undo.callback(take_back, steps(plan, self._made, asleep), there)
             make(todo, {**there, **made})
             undo.pop_all()
         for name, namespace in made.items():
@@ -494,6 +497,30 @@ class Lab:
         more = {name: host._added_plain() for name, host in self._hosts.items() if host._added}
         resolver = place._resolver if isinstance(place, Host) else NO_NAMESERVER
         return Names(hosts_file(self._plan, place.name, more), resolver)
+
+    def plan(self) -> Plan:
+        """What the lab is to be."""
+        return self._plan
+
+    def alter(self, node: str, change: Callable[[Plan], Plan], *, done: bool = False) -> None:
+        """Change a host while the lab runs; ``done`` says that the kernel has been asked already.
+
+        Raises:
+            PlanError: It cannot be.
+            KernelError: The kernel refused; the lab is as before.
+        """
+        with self._building:
+            plan = change(self._plan)
+            if self._made is NOTHING:
+                self._change(plan, node)
+            elif done:
+                forget(steps(self._made, plan).changes, {name: host.namespace for name, host in self._hosts.items()})
+                self._made = plan
+                self._show(plan, [node])
+                self.show_names()
+            else:
+                asleep = {(node, name) for name, state in self._hosts[node].interfaces.items() if not state.up}
+                self._change(plan, node, asleep=asleep)
 
     def show_names(self) -> None:
         """Have programs that run find what has changed."""

@@ -34,7 +34,8 @@ _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP, _IFF_DORMANT = 0x1, 0x40, 0x10000, 0x20000
 _IFA_F_TENTATIVE = 0x40
 _IFLA_OPERSTATE, _OPER_UP = 16, 6
 _DECIDED = (3, 4)  # BR_STATE_FORWARDING, BR_STATE_BLOCKING (linux/if_bridge.h)
-_NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED = 0x01, 0x10, 0x20  # linux/neighbour.h
+# linux/neighbour.h
+_NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x01, 0x10, 0x20, 0x40, 0x80
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -158,6 +159,17 @@ class Netlink:
         for address in lost:
             with contextlib.suppress(KernelError):  # it has come to an answer, or to its end, meanwhile
                 self.batch([delete_neighbour(index, address)])
+
+    def forget_neighbours(self, index: int | None = None) -> None:
+        """Forget every neighbour on an interface, or on all; those that somebody has written down stay.
+
+        IPv6 and IPv4: whoever sends next asks anew.
+        """
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in self.dump(_GETNEIGH, family):
+                if index in (None, message["ifindex"]) and not message["state"] & (_NUD_NOARP | _NUD_PERMANENT):
+                    with contextlib.suppress(KernelError):  # it has come to its end meanwhile
+                        self.batch([delete_neighbour(message["ifindex"], message.get_attr("NDA_DST"))])
 
     def _tentative(self, index: int) -> list[tuple[int, bytes]]:
         """The IPv6 addresses of an interface that cannot be used yet, for :meth:`wait_ready`."""

@@ -33,6 +33,8 @@ __all__ = [
     "check_host_name",
     "check_interface_name",
     "check_mtu",
+    "free_port_name",
+    "next_free_address",
     "remove",
 ]
 
@@ -98,6 +100,8 @@ class End:
     port: str = ""
     port_mac: str = ""
     told: Port = PLAIN
+    #: In bytes; None for that of its segment.
+    mtu: int | None = None
 
     @property
     def port_index(self) -> int:
@@ -124,6 +128,8 @@ class Plan:
     next_free: Mapping[tuple[str, int], int] = field(default_factory=dict)
     #: Networks that users have given: automatic ones keep clear of them, and of each other by counting.
     given: tuple[Network, ...] = ()
+    #: Routes that users have given, by node, IP version and destination: address and segment, or None for no route.
+    fixed: Mapping[tuple[str, int, str | None], tuple[str, str] | None] = field(default_factory=dict)
     #: How many automatic subnets, nodes and ends there have been.
     automatic: int = 0
     nodes_made: int = 0
@@ -280,7 +286,7 @@ def add_end(
         if value is not None:
             address = _given(plan, segment, network, word, value)
         else:
-            address, next_free[segment, version] = _next_free(plan, segment, network, node)
+            address, next_free[segment, version] = next_free_address(plan, segment, network, node)
         owners[segment, address] = node
         addresses.append(f"{address}/{network.prefixlen}")
     # Tells node and interface, and is administered locally (IEEE 802).
@@ -293,7 +299,7 @@ def add_end(
         _FIRST_INDEX + 2 * plan.ends_made,
         f"02:{tail}" if mac is None else check_mac("mac", mac),
         tuple(addresses),
-        _port_name(plan, node, segment) if on.bridged else "",
+        free_port_name(plan, node, segment) if on.bridged else "",
         f"fe:{tail}" if on.bridged else "",
         told,
     )
@@ -356,6 +362,7 @@ def remove(plan: Plan, names: Collection[str]) -> Plan:
             for (segment, address), node in plan.owners.items()
             if node in nodes and segment in segments
         },
+        fixed={key: way for key, way in plan.fixed.items() if key[0] in nodes},
     )
 
 
@@ -367,7 +374,7 @@ def _given(plan: Plan, segment: str, network: Network, word: str, value: object)
     return address
 
 
-def _next_free(plan: Plan, segment: str, network: Network, node: str) -> tuple[str, int]:
+def next_free_address(plan: Plan, segment: str, network: Network, node: str) -> tuple[str, int]:
     """The next address that nobody has, and where to look for the one after it."""
     start = plan.next_free.get((segment, network.version), 0)
     found = free_address(network, start, lambda address: (segment, address) in plan.owners)
@@ -377,7 +384,7 @@ def _next_free(plan: Plan, segment: str, network: Network, node: str) -> tuple[s
     return address, number + 1
 
 
-def _port_name(plan: Plan, node: str, segment: str) -> str:
+def free_port_name(plan: Plan, node: str, segment: str) -> str:
     """``veth-NODE`` where that is a name and free, else ``veth-NUMBER``."""
     taken = {end.port for end in plan.on_segment[segment]} | {segment}
     names = (f"veth-{word}" for word in (node, *range(1, len(taken) + 2)))

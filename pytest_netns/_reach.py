@@ -28,7 +28,7 @@ def answering(plan: Plan, source: str, address: str) -> str | None:
     """
     place, passed = source, set[str]()
     while place not in passed:
-        if any(address in (end.address(4), end.address(6)) for end in plan.of_node.get(place, ())):
+        if any(text.split("/")[0] == address for end in plan.of_node.get(place, ()) for text in end.addresses):
             return place
         if place != source and not plan.nodes[place].forwards:
             return None

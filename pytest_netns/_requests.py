@@ -21,6 +21,7 @@ __all__ = [
     "add_link",
     "add_route",
     "add_veth",
+    "delete_address",
     "delete_link",
     "delete_neighbour",
     "delete_route",
@@ -28,14 +29,16 @@ __all__ = [
     "isolate_port",
     "move_link",
     "restore_route",
+    "plug_in",
     "set_link",
     "set_master",
+    "set_mtu",
     "set_vlan",
 ]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _REQUEST, _EXCL_CREATE, _REPLACE_CREATE = 0x1, 0x600, 0x500
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _DELNEIGH = 16, 17, 18, 20, 24, 25, 29
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELNEIGH = 16, 17, 18, 20, 21, 24, 25, 29
 _SETLINK = 19
 _IFF_UP = 0x1
 _PVID_UNTAGGED = 0x2 | 0x4  # linux/if_bridge.h
@@ -259,12 +262,23 @@ def set_master(index: int, master: int, what: str) -> Request:
     return Request(_encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_MASTER", master)]), what)
 
 
-def move_link(index: int, name: str, namespace: int) -> Request:
+def move_link(index: int, name: str, namespace: int, new_name: str | None = None) -> Request:
     """An existing interface into another namespace; takes the kernel a grace period (some 15 ms)."""
-    return Request(
-        _encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_NET_NS_FD", namespace)]),
-        f"move {name}",
-    )
+    attributes: list[tuple[str, Any]] = [("IFLA_NET_NS_FD", namespace)]
+    if new_name is not None:
+        attributes.append(("IFLA_IFNAME", new_name))
+    return Request(_encode("link", _NEWLINK, 0, index=index, attrs=attributes), f"move {name}")
+
+
+def plug_in(index: int, name: str, master: int) -> Request:
+    """An interface into a bridge, and up."""
+    data = _encode("link", _NEWLINK, 0, index=index, flags=_IFF_UP, change=_IFF_UP, attrs=[("IFLA_MASTER", master)])
+    return Request(data, f"plug {name} into the bridge")
+
+
+def set_mtu(index: int, name: str, mtu: int) -> Request:
+    """An MTU, in bytes."""
+    return Request(_encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_MTU", mtu)]), f"set mtu {mtu} of {name}")
 
 
 # Addresses and routes
@@ -291,6 +305,14 @@ def add_address(index: int, address: str, prefix: int) -> Request:
     version = 6 if ":" in address else 4
     data = _address_template(version, prefix).fill(index=_four(index), address=_packed(version, address))
     return Request(data, f"add address {address}/{prefix}")
+
+
+def delete_address(index: int, address: str, prefix: int) -> Request:
+    """That address no longer."""
+    family = _FAMILY[6 if ":" in address else 4]
+    attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
+    data = _encode("address", _DELADDR, 0, index=index, family=int(family), prefixlen=prefix, flags=0, attrs=attributes)
+    return Request(data, f"delete address {address}/{prefix}")
 
 
 @functools.cache

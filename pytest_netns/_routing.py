@@ -27,7 +27,19 @@ class Route(NamedTuple):
 
 
 def routes(plan: Plan) -> dict[str, tuple[Route, ...]]:
-    """The routes of every node that has any."""
+    """The routes of every node that has any: those worked out, and in their place those that users have given."""
+    found = _worked_out(plan)
+    for (node, version, destination), way in plan.fixed.items():
+        others = [route for route in found.get(node, ()) if route[:2] != (version, destination)]
+        if way is not None and any(end.segment == way[1] for end in plan.of_node[node]):
+            others.append(Route(version, destination, *way))
+        elif way is not None:
+            continue  # it has left that segment
+        found[node] = tuple(others)
+    return found
+
+
+def _worked_out(plan: Plan) -> dict[str, tuple[Route, ...]]:
     if not any(node.forwards for node in plan.nodes.values()):
         return {}
     found: dict[str, tuple[Route, ...]] = {}
@@ -53,22 +65,27 @@ class _Ways:
         self._networks = {name: str(plan.segments[name].network(version)) for name in self._segments}
         #: By segment: the ends of routers on it.
         self._routers: dict[str, list[End]] = {
-            name: [end for end in plan.on_segment[name] if plan.nodes[end.node].forwards] for name in self._segments
+            name: [end for end in plan.on_segment[name] if plan.nodes[end.node].forwards and self._at_home(end)]
+            for name in self._segments
         }
         #: By router: its segments.
         self._between: dict[str, list[str]] = {
-            name: [end.segment for end in plan.of_node[name] if end.segment in self._networks]
+            name: [end.segment for end in plan.of_node[name] if end.segment in self._networks and self._at_home(end)]
             for name, node in plan.nodes.items()
             if node.forwards
         }
         self._end_on: dict[tuple[str, str], End] = {}
         for router, between in self._between.items():
             for segment in between:
-                end = next(end for end in plan.of_node[router] if end.segment == segment)
+                end = next(end for end in plan.of_node[router] if end.segment == segment and self._at_home(end))
                 self._end_on[router, segment] = end
         #: To each segment, from each other one that has a way: how many routers, and the end of the first of them.
         self._ways: dict[str, dict[str, tuple[int, End]]] = {name: self._to(name) for name in self._segments}
         self._known: dict[tuple[str, ...], tuple[Route, ...]] = {}
+
+    def _at_home(self, end: End) -> bool:
+        """Whether others on its segment can send to it: not if its address has been taken away."""
+        return (end.segment, end.address(self._version)) in self._plan.owners
 
     def _to(self, destination: str) -> dict[str, tuple[int, End]]:
         ways: dict[str, tuple[int, End]] = {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import weakref
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from . import _requests
+from ._change_steps import Alterations, add_changes
 from ._plan import BRIDGE_INDEX, NOTHING, End, Plan
 from ._port import PLAIN
 from ._routing import Route, routes
@@ -54,22 +56,24 @@ class Steps:
     ready: dict[str, tuple[list[int], list[tuple[int, bytes]]]] = field(default_factory=dict)
     #: Bridges that run the spanning tree protocol, and their ports that are waited for.
     forwarding: dict[str, list[int]] = field(default_factory=dict)
+    #: Of interfaces that stay, but are others now.
+    changes: Alterations = field(default_factory=Alterations)
 
 
 #: From nothing to the plans that are still in use: that of a pair is asked for again and again.
 _known: weakref.WeakKeyDictionary[Plan, Steps] = weakref.WeakKeyDictionary()
 
 
-def steps(old: Plan, new: Plan) -> Steps:
-    """The steps from one plan to the next."""
+def steps(old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = ()) -> Steps:
+    """The steps from one plan to the next; ``asleep`` are interfaces (host, name) that are switched off."""
     if old is not NOTHING:
-        return _steps(old, new)
+        return _steps(old, new, asleep)
     if new not in _known:
         _known[new] = _steps(old, new)
     return _known[new]
 
 
-def _steps(old: Plan, new: Plan) -> Steps:
+def _steps(old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = ()) -> Steps:
     todo = Steps()
     _add_unplugging(todo, old, new)
     fresh = [name for name in new.nodes if name not in old.nodes]
@@ -93,7 +97,9 @@ def _steps(old: Plan, new: Plan) -> Steps:
     for name in bridges:
         todo.read.setdefault(name, []).append(_requests.get_link(BRIDGE_INDEX))
         todo.ready.setdefault(name, ([], []))
-    _add_routes(todo, old, new)
+    if old is not NOTHING:
+        add_changes(todo, old, new, asleep)
+    _add_routes(todo, old, new, asleep)
     _add_rules(todo, old, new)
     return todo
 
@@ -173,13 +179,16 @@ def _add_settling(todo: Steps, plan: Plan, ends: list[End]) -> None:
         todo.ready[node] = [end.index for end in own], six
 
 
-def _add_routes(todo: Steps, old: Plan, new: Plan) -> None:
+def _add_routes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str, str]]) -> None:
     before = routes(old) if old.nodes else {}
     after = routes(new)
     for node in new.nodes:
         these = after.get(node, ())
         had = set(before.get(node, ()))
         wanted = set(these)
+        if node in todo.changes.nodes:
+            _add_changed_routes(todo, new.of_node[node], before.get(node, ()), these, asleep)
+            continue
         # Routes over an interface that has gone have gone with it.
         still = {end.segment for end in new.of_node[node]}
         requests = [
@@ -190,6 +199,28 @@ def _add_routes(todo: Steps, old: Plan, new: Plan) -> None:
         requests += [_requests.add_route(*_words(route)) for route in these if route not in had]
         if requests:
             todo.settle.setdefault(node, []).extend(requests)
+
+
+def _add_changed_routes(
+    todo: Steps,
+    ends: Sequence[End],
+    had: Sequence[Route],
+    wanted: Sequence[Route],
+    asleep: Collection[tuple[str, str]],
+) -> None:
+    """Of a host whose interfaces have changed: with its last address one loses all its routes, so all are asked for.
+
+    What is switched off has no routes; they come when it is switched on.
+    """
+    if not ends:
+        return
+    node = ends[0].node
+    gone = [_requests.delete_route(*_words(route)) for route in had if route not in wanted]
+    todo.changes.leave[node] = [*gone, *todo.changes.leave.get(node, ())]
+    awake = {end.segment for end in ends if (node, end.name) not in asleep}
+    there = [_requests.restore_route(*_words(route)) for route in wanted if route.segment in awake]
+    if there:
+        todo.settle.setdefault(node, []).extend(there)
 
 
 def _add_rules(todo: Steps, old: Plan, new: Plan) -> None:

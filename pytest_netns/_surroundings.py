@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _requests
-from ._errors import hide_own_frames
+from ._changing import find_end, replug, set_mtu
+from ._errors import PlanError, hide_own_frames
 from ._namespace import Namespace
 from ._plan import End
 from ._requests import Request
 from ._routing import routes
 
 if TYPE_CHECKING:
+    from ._inside import Inside
     from ._lab import Lab
 
 __all__ = ["LabSurroundings"]
@@ -23,7 +25,13 @@ class LabSurroundings:
     """Of an interface that a lab has made, on either side of its veth pair."""
 
     def __init__(self, lab: Lab, end: End, *, is_port: bool) -> None:
-        self._lab, self._end, self._is_port = lab, end, is_port
+        self._lab, self._found, self._is_port = lab, end, is_port
+
+    @property
+    def _end(self) -> End:
+        """As it is by now: it may have been plugged in elsewhere."""
+        found = find_end(self._lab._made, self._found.node, self._found.name)
+        return self._found if found is None else found
 
     def peer(self) -> tuple[Namespace, int] | None:
         end, lab = self._end, self._lab
@@ -53,3 +61,16 @@ class LabSurroundings:
             for route in these
             if route.segment == self._end.segment
         ]
+
+    def set_mtu(self, mtu: int) -> None:
+        end = self._end
+        self._lab.alter(end.node, lambda plan: set_mtu(plan, end.node, end.name, mtu))
+
+    def replug(self, bridge: Inside, ip: str | None, ip6: str | None) -> None:
+        end, lab = self._end, self._lab
+        lab._check_own(bridge)
+        if self._is_port or bridge.name not in lab.bridges:
+            raise PlanError(
+                f"replug {end.name} into {bridge!r}: expected an interface of a host, and a bridge of its lab"
+            )
+        lab.alter(end.node, lambda plan: replug(plan, end.node, end.name, bridge.name, ip=ip, ip6=ip6))

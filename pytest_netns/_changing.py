@@ -1,0 +1,228 @@
+"""A plan changed while its lab runs: addresses, the cable of an interface, its MTU, routes; pure functions."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from ._addresses import address_in, parse_subnet
+from ._errors import PlanError, hide_own_frames
+from ._plan import AUTO, End, Plan, check_mtu, free_port_name, next_free_address
+from ._port import PLAIN
+
+__all__ = [
+    "find_end",
+    "fix_route",
+    "give_address",
+    "parse_address",
+    "replug",
+    "route_destination",
+    "set_mtu",
+    "take_address",
+    "ways_to",
+]
+
+__tracebackhide__ = hide_own_frames
+
+
+def parse_address(address: object) -> str:
+    """An address with its prefix length, as the kernel writes it.
+
+    Raises:
+        PlanError: It is none. Without a prefix length it would have no network, and nobody would be reached from it.
+    """
+    try:
+        plain, length = address.split("/")  # type: ignore[attr-defined]
+        return str(ipaddress.ip_interface(f"{plain}/{int(length)}"))
+    except (ValueError, AttributeError):
+        raise PlanError(
+            f"address {address!r}: expected one with its prefix length, such as '10.0.0.9/24' or 'fd00:10::9/64'"
+        ) from None
+
+
+def find_end(plan: Plan, node: str, interface: str) -> End | None:
+    """The interface of a node; None if the plan does not know it."""
+    return next((end for end in plan.of_node.get(node, ()) if end.name == interface), None)
+
+
+def _end(plan: Plan, node: str, interface: str) -> End:
+    end = find_end(plan, node, interface)
+    if end is None:
+        raise PlanError(f"{node} has no interface {interface!r} that its lab has made")
+    return end
+
+
+def _with(plan: Plan, old: End, new: End) -> Plan:
+    """The plan with another end in the place of one."""
+
+    def swapped(ends: Iterable[End]) -> tuple[End, ...]:
+        return tuple(new if end is old else end for end in ends)
+
+    on_segment = dict(plan.on_segment)
+    if old.segment == new.segment:
+        on_segment[new.segment] = swapped(on_segment[new.segment])
+    else:
+        on_segment[old.segment] = tuple(end for end in on_segment[old.segment] if end is not old)
+        on_segment[new.segment] = (*on_segment[new.segment], new)
+    owners = dict(plan.owners)
+    for text in old.addresses:
+        if owners.get((old.segment, _plain(text))) == old.node:
+            del owners[old.segment, _plain(text)]
+    for text in new.addresses:
+        if _is_in(plan, new.segment, text):
+            owners.setdefault((new.segment, _plain(text)), new.node)
+    return replace(
+        plan,
+        ends=swapped(plan.ends),
+        on_segment=on_segment,
+        of_node={**plan.of_node, new.node: swapped(plan.of_node[new.node])},
+        owners=owners,
+    )
+
+
+def _plain(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def _is_in(plan: Plan, segment: str, address: str) -> bool:
+    parsed = ipaddress.ip_interface(address).ip
+    network = plan.segments[segment].network(parsed.version)
+    return network is not None and parsed in network
+
+
+def give_address(plan: Plan, node: str, interface: str, address: str) -> Plan:
+    """The plan with one more address on an interface; others may have the same."""
+    old = _end(plan, node, interface)
+    return _with(plan, old, replace(old, addresses=(*old.addresses, address)))
+
+
+def take_address(plan: Plan, node: str, interface: str, address: str) -> Plan:
+    """The plan with one address less on an interface, given with or without prefix length.
+
+    Raises:
+        PlanError: The interface has no such address.
+    """
+    old = _end(plan, node, interface)
+    left = tuple(text for text in old.addresses if address not in (text, _plain(text)))
+    if left == old.addresses:
+        has = ", ".join(old.addresses) or "none"
+        raise PlanError(f"address {address!r}: {interface} of {node} has been given {has}")
+    return _with(plan, old, replace(old, addresses=left))
+
+
+def replug(plan: Plan, node: str, interface: str, segment: str, *, ip: str | None, ip6: str | None) -> Plan:
+    """The plan with the cable of an interface in another bridge, or in the same one anew.
+
+    Args:
+        ip, ip6: Its addresses there; ``"auto"`` for the next free one of the bridge's network, None for none.
+
+    Raises:
+        PlanError: It cannot be.
+    """
+    old = _end(plan, node, interface)
+    if not plan.segments[old.segment].bridged:
+        raise PlanError(f"{interface} of {node} is one end of a direct link; only cables of bridges can be replugged")
+    plan = _with(plan, old, bare := replace(old, addresses=()))
+    addresses, next_free = [], dict(plan.next_free)
+    for version, word, value in ((4, "ip", ip), (6, "ip6", ip6)):
+        network = plan.segments[segment].network(version)
+        if value is None or (value == AUTO and network is None):
+            continue
+        if network is None:
+            raise PlanError(f"{word} {value!r}: {segment} has no IPv{version} network")
+        if value == AUTO:
+            address, next_free[segment, version] = next_free_address(plan, segment, network, node)
+        else:
+            address = address_in(network, word, value)
+            owner = plan.owners.get((segment, address))
+            if owner is not None:
+                raise PlanError(f"{word} {value!r}: {owner} has this address on {segment} already")
+        addresses.append(f"{address}/{network.prefixlen}")
+    port = old.port if segment == old.segment else free_port_name(plan, node, segment)
+    told = old.told if segment == old.segment else PLAIN  # it was the other bridge's port that was told
+    new = replace(bare, segment=segment, addresses=tuple(addresses), port=port, told=told)
+    return replace(_with(plan, bare, new), next_free=next_free)
+
+
+def set_mtu(plan: Plan, node: str, interface: str, mtu: object) -> Plan:
+    """The plan with another MTU on both ends of an interface's cable.
+
+    Raises:
+        PlanError: It is none, or too small for IPv6 on an interface that has IPv6 addresses.
+    """
+    old = _end(plan, node, interface)
+    ends = [old] if old.port else list(plan.on_segment[old.segment])
+    check_mtu(mtu, six=any(":" in text for end in ends for text in end.addresses))
+    assert isinstance(mtu, int)
+    for end in ends:
+        plan = _with(plan, end, replace(end, mtu=mtu))
+    return plan
+
+
+def route_destination(to: object) -> tuple[str | None, tuple[int, ...]]:
+    """A destination as users write it: None for the default route; and the IP versions that it may mean.
+
+    Raises:
+        PlanError: It is neither ``"default"`` nor a network.
+    """
+    if to == "default":
+        return None, (4, 6)
+    try:
+        network = ipaddress.ip_network(to if isinstance(to, str) else "")
+    except ValueError:
+        raise PlanError(f"route to {to!r}: expected 'default' or a network such as '192.0.2.0/24'") from None
+    if network.prefixlen == 0:
+        return None, (network.version,)
+    return str(parse_subnet("to", str(network), network.version)), (network.version,)
+
+
+def ways_to(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, str, str]]:
+    """How a node sends by way of a host of the plan, or an address: IP version, address, segment.
+
+    Raises:
+        PlanError: They have no segment in common; or no interface of the node is in a network of that address.
+    """
+    if via in plan.nodes:
+        return _ways_to_node(plan, node, via, versions)
+    try:
+        there = ipaddress.ip_address(via)
+    except ValueError:
+        raise PlanError(f"route via {via!r}: expected a host of the lab, its name or an address") from None
+    if there.version not in versions:
+        raise PlanError(f"route via {via!r}: expected an address of the same IP version as the destination's")
+    for end in plan.of_node[node]:
+        if any(there in ipaddress.ip_interface(text).network for text in end.addresses):
+            return [(there.version, str(there), end.segment)]
+    raise PlanError(f"route via {via!r}: {node} has no interface in a network of this address")
+
+
+def _ways_to_node(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, str, str]]:
+    ways: dict[int, tuple[int, str, str]] = {}
+    both = [(end, other) for end in plan.of_node[node] for other in plan.on_segment[end.segment] if node != via]
+    for end, other in both:
+        for version in versions:
+            address = other.address(version)
+            if other.node == via and address is not None:
+                ways.setdefault(version, (version, address, end.segment))
+    if not ways:
+        raise PlanError(f"route via {via}: {node} and {via} are on no common bridge with addresses there")
+    return list(ways.values())
+
+
+def fix_route(plan: Plan, node: str, to: object, via: str | None) -> Plan:
+    """The plan with a route as it is said, instead of the one that would be worked out; ``via`` None for none.
+
+    It holds as long as the node has an interface on that segment.
+
+    Raises:
+        PlanError: It cannot be.
+    """
+    destination, versions = route_destination(to)
+    fixed = dict(plan.fixed)
+    for version in versions:
+        fixed[node, version, destination] = None
+    if via is not None:
+        for version, address, segment in ways_to(plan, node, via, versions):
+            fixed[node, version, destination] = address, segment
+    return replace(plan, fixed=fixed)

@@ -1,0 +1,286 @@
+"""What a lab is made of changes while it runs; each change is there when the call returns, for everybody."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pace import seconds
+from test_labs import _Requests
+
+from pytest_netns import Host, KernelError, Lab, PlanError, ping
+
+pytestmark = pytest.mark.kernel
+
+#: Seconds that nobody waits where all is well; ARP that is asked anew takes one.
+PATIENT, AT_ONCE = seconds(20), seconds(0.9)
+
+
+def reached(source: Host, target: Host) -> None:
+    """The first packet gets through, in both families, and nothing waits for a second one."""
+    for address in (target.ip, target.ip6):
+        assert address is not None
+        result = ping(source, address, timeout=PATIENT)
+        assert result
+        assert result.max is not None
+        assert result.max < AT_ONCE, result
+
+
+def shown(host: Host) -> list[str]:
+    """The addresses that the kernel has, but for those that every interface has."""
+    return [text for text in host["eth0"].state().addresses if not text.startswith("fe80")]
+
+
+class TestReplugging:
+    def test_a_station_roams(self, netns_lab: Lab) -> None:
+        """Another network, the same card: hosts, routers, names and the drawing follow, and the way back leads back."""
+        home, cafe = netns_lab.bridge("home"), netns_lab.bridge("cafe")
+        phone, desk, server = (
+            netns_lab.host("phone", home),
+            netns_lab.host("desk", home),
+            netns_lab.host("server", cafe),
+        )
+        netns_lab.router("r", home, cafe)
+        reached(phone, server)
+        reached(desk, phone)
+        card = phone["eth0"]
+        before = card.state()
+        for number, (bridge, other) in enumerate([(cafe, home), (home, cafe), (cafe, home)]):
+            card.replug(bridge)
+            now = card.state()
+            assert (now.index, now.mac, now.operstate) == (before.index, before.mac, "UP")
+            assert shown(phone) == [f"{phone.ip}/24", f"{phone.ip6}/64"]
+            assert str(phone.ip).startswith("10.0.1." if bridge is cafe else "10.0.0.")
+            assert "veth-phone" in bridge.ports
+            assert "veth-phone" not in other.ports
+            for host in (desk, server):
+                reached(phone, host)
+                reached(host, phone)
+                assert host.call(socket.gethostbyname, "phone") == phone.ip
+            assert f"phone eth0 {phone.ip}/24" in str(netns_lab)
+            assert ping(phone, server, timeout=PATIENT).replies[0].ttl == (64 if bridge is cafe else 63), number
+        card.down()
+        assert not ping(server, phone, timeout=0.01)
+        card.up()
+        reached(desk, phone)
+
+    def test_the_address_stays_where_the_network_is_the_same(self, netns_lab: Lab) -> None:
+        """Two access points of one network: whoever is at the other one is found at its first packet."""
+        near, far = (netns_lab.bridge(name, "10.9.0.0/24", "fd00:9::/64") for name in ("near", "far"))
+        phone = netns_lab.host("phone", near, ip="10.9.0.7", ip6="fd00:9::7")
+        here, there = (netns_lab.host("gw", near, ip="10.9.0.1"), netns_lab.host("gw2", far, ip="10.9.0.1"))
+        reached(phone, here)
+        phone["eth0"].replug(far, ip="10.9.0.7", ip6="fd00:9::7")
+        assert (phone.ip, phone.ip6) == ("10.9.0.7", "fd00:9::7")
+        reached(there, phone)
+        assert ping(phone, "10.9.0.1", timeout=PATIENT).max < AT_ONCE  # type: ignore[operator]
+        assert not ping(here, phone, timeout=0.01)
+
+    def test_without_an_address_for_those_who_ask_a_server(self, netns_lab: Lab) -> None:
+        """Then its name is nobody's, and the cable in a bridge where it has a neighbour of its own name is fine."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        phone, other = netns_lab.host("phone", lan, wan), netns_lab.host("other", wan)
+        phone["eth0"].replug(wan, ip=None, ip6=None)
+        assert shown(phone) == []
+        assert phone.ip == "10.0.1.1"  # of eth1
+        assert {name.rpartition("-")[0] for name in wan.ports} == {"veth"}
+        assert len(wan.ports) == 3
+        phone.add_address("eth0", "10.0.1.77/24")
+        assert ping(other, "10.0.1.77", timeout=PATIENT)
+
+    def test_what_cannot_be_is_refused(self, netns_lab: Lab) -> None:
+        """By name, and nothing changes."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan", subnet6=None)
+        one, other = netns_lab.host("one", lan), netns_lab.host("other", wan)
+        netns_lab.link(one, other)
+        before = str(netns_lab)
+        elsewhere = Lab().bridge("wan")
+        wrong: tuple[tuple[Callable[[], Any], str], ...] = (
+            (lambda: one["eth0"].replug(elsewhere), "belongs to another lab"),
+            (lambda: one["eth0"].replug(other), "expected an interface of a host, and a bridge"),
+            (lambda: lan["veth-one"].replug(wan), "expected an interface of a host"),
+            (lambda: one["lo"].replug(wan), "lo cannot be replugged"),
+            (lambda: one["eth1"].replug(wan), "one end of a direct link"),
+            (lambda: one["eth0"].replug(wan, ip="10.0.1.1"), "other has this address on wan already"),
+            (lambda: one["eth0"].replug(wan, ip="10.0.0.1"), "expected an address of 10.0.1.0/24"),
+            (lambda: one["eth0"].replug(wan, ip6="fd00::1"), "wan has no IPv6 network"),
+            (lambda: one["eth0"].set_mtu(1000), "IPv6 needs 1280"),
+            (lambda: one["eth0"].set_mtu("x"), "mtu 'x'"),  # type: ignore[arg-type]
+            (lambda: one.remove_address("eth0", "10.0.0.9"), "eth0 of one has been given 10.0.0.1/24"),
+            (lambda: one.remove_address("lo", "10.0.0.9"), "has not been given it"),
+            (lambda: one.set_route("nowhere", other), "route to 'nowhere': expected 'default' or a network"),
+            (lambda: one.set_route("default", "8.8.8.8"), "no interface in a network of this address"),
+            (lambda: one.set_route("192.0.2.0/24", "fd00:10::2"), "same IP version"),
+            (lambda: one.set_route("default", "gw"), "expected a host of the lab"),
+            (lambda: one.set_route("default", one), "no common bridge"),
+        )
+        for use, message in wrong:
+            with pytest.raises(PlanError, match=message):
+                use()
+            assert str(netns_lab) == before
+        one["eth0"].down()
+        with pytest.raises(PlanError, match="eth0 is switched off"):
+            one["eth0"].replug(wan)
+
+
+class TestAddresses:
+    def test_an_address_is_another_host_s_now(self, netns_lab: Lab) -> None:
+        """Taken from one and given to another, it is met there at the first packet; and so is its name."""
+        lan = netns_lab.bridge("lan")
+        client, first, second = (netns_lab.host(name, lan) for name in ("client", "first", "second"))
+        holders = [first, second]
+        first.add_address("eth0", "10.0.0.100/24")
+        first.add_address("eth0", "fd00:10::100/64")
+        for _ in range(4):
+            holder, other = holders
+            for address in ("10.0.0.100", "fd00:10::100"):
+                result = ping(client, address, timeout=PATIENT)
+                assert result.max is not None
+                assert result.max < AT_ONCE
+                names = client.run(["getent", "hosts", address], capture_output=True, text=True).stdout.split()[1:]
+                assert names == [holder.name]
+                holder.remove_address("eth0", address)
+                assert not ping(client, address, timeout=0.01)
+                other.add_address("eth0", f"{address}/{64 if ':' in address else 24}")
+            holders = [other, holder]
+        assert {"10.0.0.100/24", "fd00:10::100/64"} <= set(shown(first))
+
+    def test_a_router_s_address_changes(self, netns_lab: Lab) -> None:
+        """The routes of others lead over the one it has now; without any, over another router."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        client, server = netns_lab.host("client", lan), netns_lab.host("server", wan)
+        main, spare = netns_lab.router("main", lan, wan), netns_lab.router("spare", lan, wan)
+        reached(client, server)
+        main.add_address("eth0", "10.0.0.254/24")
+        main.remove_address("eth0", "10.0.0.2")
+        assert gateway(client) == "10.0.0.254"
+        reached(client, server)
+        main.remove_address("eth0", "10.0.0.254")
+        main.remove_address("eth1", str(main.ip))
+        assert gateway(client) == str(spare.ip)
+        reached(client, server)
+        assert main.ip is None
+
+    def test_on_an_interface_that_is_off(self, netns_lab: Lab) -> None:
+        """It changes without waiting, and all is as planned when it is on again."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        client, server = netns_lab.host("client", lan), netns_lab.host("server", wan)
+        router, spare = netns_lab.router("r", lan, wan), netns_lab.router("spare", lan, wan)
+        reached(client, server)
+        client["eth0"].down()
+        client.remove_address("eth0", "10.0.0.1")
+        client.add_address("eth0", "10.0.0.50/24")
+        client["eth0"].set_mtu(1300)
+        client.set_route("default", spare)
+        client["eth0"].up()
+        assert (client.ip, client["eth0"].state().mtu, gateway(client)) == ("10.0.0.50", 1300, spare.ip)
+        reached(client, server)
+        reached(router, client)
+
+
+def gateway(host: Host) -> str:
+    """Of its IPv4 default route, as the kernel has it."""
+    words = host.run(["ip", "-4", "route", "show", "default"], capture_output=True, text=True).stdout.split()
+    return words[2] if words else ""
+
+
+class TestRoutes:
+    def test_the_default_route_is_switched(self, netns_lab: Lab) -> None:
+        """To the other router, to an address, to none, and it stays so whatever else the lab works out."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        client, server = netns_lab.host("client", lan), netns_lab.host("server", wan)
+        main, spare = netns_lab.router("main", lan, wan), netns_lab.router("spare", lan, wan)
+        reached(client, server)
+        assert gateway(client) == main.ip
+        client.set_route("default", spare)
+        assert gateway(client) == spare.ip
+        server.set_route("default", spare)
+        main["eth0"].down()
+        reached(client, server)
+        client["eth0"].down()
+        client["eth0"].up()
+        netns_lab.host("late", wan)
+        assert gateway(client) == spare.ip
+        client.set_route("default", None)
+        assert gateway(client) == ""
+        assert not ping(client, server, timeout=0.01)
+        client.set_route("0.0.0.0/0", "10.0.0.3")
+        assert gateway(client) == "10.0.0.3"
+        assert ping(client, server, timeout=PATIENT)
+        assert not ping(client, str(server.ip6), timeout=0.01)
+
+    def test_a_network_by_way_of_a_host(self, netns_lab: Lab) -> None:
+        """One that the plan does not know; None takes it away."""
+        lan = netns_lab.bridge("lan")
+        client, gate = netns_lab.host("client", lan), netns_lab.host("gate", lan)
+        gate.add_address("lo", "192.0.2.1/32")
+        assert not ping(client, "192.0.2.1", timeout=0.01)
+        client.set_route("192.0.2.0/24", gate)
+        assert ping(client, "192.0.2.1", timeout=PATIENT)
+        client.set_route("192.0.2.0/24", None)
+        assert not ping(client, "192.0.2.1", timeout=0.01)
+
+
+def test_an_mtu_changes_on_both_ends(netns_lab: Lab) -> None:
+    """Smaller, and larger than the bridge's; packets of that size pass, and none that is larger."""
+    lan, wan = netns_lab.bridge("lan", mtu=9000), netns_lab.bridge("wan")
+    client, server = netns_lab.host("client", lan), netns_lab.host("server", wan)
+    router = netns_lab.router("r", lan, wan)
+    router["eth1"].set_mtu(1300)
+    assert wan.ports["veth-r"].mtu == router["eth1"].state().mtu == 1300
+    assert "fragmentation needed" in repr(ping(client, server, size=1400, timeout=PATIENT))
+    assert ping(client, server, size=1200, timeout=PATIENT)
+    for host, port in ((router, wan["veth-r"]), (server, wan["veth-server"])):
+        host["eth1" if host is router else "eth0"].set_mtu(4000)
+        assert port.state().mtu == 4000
+    wan[wan.name].set_mtu(4000)
+    client.run(["ip", "route", "flush", "cache"], check=True)
+    assert ping(client, server, size=3000, timeout=PATIENT)
+
+
+CHANGES: dict[str, Callable[[Lab], Any]] = {
+    "replug": lambda lab: lab["client"]["eth0"].replug(lab.bridges["wan"]),
+    "remove_address": lambda lab: lab["main"].remove_address("eth0", "10.0.0.2"),
+    "set_route": lambda lab: lab["client"].set_route("default", lab["spare"]),
+    "set_mtu": lambda lab: lab["client"]["eth0"].set_mtu(1300),
+}
+
+
+def refused_change(change: Callable[[Lab], Any], lab: Lab) -> KernelError | None:
+    try:
+        change(lab)
+    except KernelError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_is_refused_at_any_request_leaves_the_lab_as_it_was(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: the error says so, the plan is the one before, and so is the network."""
+    with Lab() as lab:
+        lan, wan = lab.bridge("lan"), lab.bridge("wan")
+        client, server = lab.host("client", lan), lab.host("server", wan)
+        lab.router("main", lan, wan)
+        lab.router("spare", lan, wan)
+        reached(client, server)
+        before, ways = str(lab), client.run(["ip", "route"], capture_output=True).stdout
+        for number in range(1000):
+            requests = _Requests(monkeypatch)
+            requests.refuse_number(number)
+            met = refused_change(CHANGES[change], lab)
+            requests.allow()
+            if met is None:
+                assert number > 1
+                break
+            assert met.errno == errno.ENOMEM
+            assert str(lab) == before
+            assert client["eth0"].state().mtu == 1500
+            assert client.run(["ip", "route"], capture_output=True).stdout == ways
+            reached(client, server)
+            reached(server, client)
+        assert str(lab) != before or change == "set_route"
