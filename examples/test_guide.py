@@ -347,6 +347,15 @@ def test_lab_from_a_file(tmp_path: Path) -> None:
         assert lab.mermaid().startswith("flowchart")
 
 
+@pytest.mark.netns(user="root")
+def test_a_program_that_insists_on_root(netns_pair: Pair, tmp_path: Path) -> None:
+    """Inside it is uid 0; what it writes belongs to who runs the test."""
+    beijing, _ = netns_pair
+    shown = beijing.run(["sh", "-c", 'id -u; echo x >"$0"', str(tmp_path / "file")], capture_output=True, check=True)
+    assert shown.stdout == b"0\n"
+    assert (tmp_path / "file").stat().st_uid == os.getuid()
+
+
 def test_plain_python() -> None:
     """It works without fixtures, in a script or at a prompt."""
     with Lab() as lab:

@@ -27,15 +27,15 @@ Identity = tuple[int, int]
 _MEANT_FOR_TESTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 
 
-def main(lobby: int, first: int, names: int, watched: list[int]) -> None:
-    """Run the helper; the arguments are inherited descriptors."""
+def main(lobby: int, first: int, names: int, watched: list[int], as_root: bool) -> None:
+    """Run the helper; the arguments are inherited descriptors, and whether who runs inside is to be uid 0."""
     for number in _MEANT_FOR_TESTS:
         _signal.signal(number, _signal.SIG_IGN)
     for fd in (lobby, first, names, *watched):
         os.set_inheritable(fd, False)  # what runs inside gets none of them
     channel = _socket.socket(fileno=first)
     try:
-        rootless = _leave_the_machine()
+        rootless = _leave_the_machine(as_root)
         _kernel.unshare(_kernel.CLONE_NEWPID, "CLONE_NEWPID")
         inner = _fork()
     except OSError as error:
@@ -50,7 +50,7 @@ def main(lobby: int, first: int, names: int, watched: list[int]) -> None:
                 _signal.signal(number, _signal.SIG_DFL)  # PID 1 does not hear them then
             # Should someone kill this half only, all inside must not live on without it.
             _kernel.die_with_parent(_signal.SIGKILL)
-            _helper.Inner(rootless, _socket.socket(fileno=lobby), channel, watched).serve()
+            _helper.Inner(rootless, as_root, _socket.socket(fileno=lobby), channel, watched).serve()
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -70,18 +70,19 @@ def _fork() -> int:
         raise KernelError(error.errno, f"fork: {error.strerror}") from None
 
 
-def _leave_the_machine() -> bool:
+def _leave_the_machine(as_root: bool) -> bool:
     """Enter a private network namespace, by way of a user namespace where that is needed; say if it was."""
     uid, gid = os.geteuid(), os.getegid()
-    try:
-        _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
-    except KernelError as error:
-        if error.errno != 1:  # EPERM
-            raise
-    else:
-        return False
+    if uid == 0 or not as_root:
+        try:
+            _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
+        except KernelError as error:
+            if error.errno != 1:  # EPERM
+                raise
+        else:
+            return False
     _kernel.unshare(_kernel.CLONE_NEWUSER, "CLONE_NEWUSER")
-    _kernel.map_own_identity(uid, gid)
+    _kernel.map_identity(uid, gid, as_root=as_root)
     _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
     return True
 

@@ -1,5 +1,7 @@
 """The way to the helper: started at first use, one for a process and its forks; requests in, descriptors out.
 
+A second one is for labs in which programs are uid 0, without root: that takes another user namespace.
+
 Every process and every thread may ask. A process speaks over a channel of its own: a fork's first request
 opens one through the *lobby*, a datagram socket that all share and on which one message is one send, so
 nothing can mix. A request that is interrupted half-way throws its channel away; the next one opens another.
@@ -41,7 +43,7 @@ class _RefusedError(Exception):
 class Broker:
     """A running helper, and how this process speaks to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_root: bool = False) -> None:
         self._lock = threading.Lock()
         self._channel: socket.socket | None = None
         self._facts: dict[str, Any] | None = None
@@ -63,7 +65,8 @@ class Broker:
                     self._channel, first = new_channel()
                     undo.callback(self._drop_channel)
                     with first:
-                        self._process = launch(lobby.fileno(), first.fileno(), names.fileno(), self._log)
+                        fds = lobby.fileno(), first.fileno(), names.fileno(), self._log
+                        self._process = launch(*fds, as_root=as_root)
             self._ended = os.pidfd_open(self._process.pid)
             undo.pop_all()
 
@@ -78,6 +81,8 @@ class Broker:
                 self._facts, self._namespaces = self._ask("hello", (), ())
                 #: Whether a user namespace had to be made.
                 self.rootless: bool = self._facts["rootless"]
+                #: Whether who runs inside has the capabilities that networks need, and no others.
+                self.confines: bool = self._facts["confines"]
                 self.ipv6: bool = self._facts["ipv6"]
                 self.own_proc: bool = self._facts["own_proc"]
                 #: Whether a block of calls can tell what it has left running.
@@ -277,83 +282,81 @@ def _raise_too_many_files(verb: str) -> NoReturn:
     )
 
 
-_current: Broker | None = None
-_unavailable: str | None = None
-#: Whether a helper has ever started; then this machine does allow it.
-_has_worked = False
+#: By whether who runs inside is to be uid 0 without being root.
+_current: dict[bool, Broker] = {}
+_unavailable: dict[bool, str] = {}
+#: The kinds of helper that have ever started; then this machine does allow them.
+_has_worked: set[bool] = set()
 _start_lock = threading.Lock()
 
 
-def start() -> Broker:
+def start(*, as_root: bool = False) -> Broker:
     """Begin to start this process's helper, if need be; what it takes to start is for the caller to use.
 
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
         KernelError: It would, but is out of processes, memory or descriptors.
     """
-    global _current, _unavailable  # noqa: PLW0603 - one helper a process is the point
     with _start_lock:
-        if _current is not None and not _current.alive():
-            _current.let_go()
-            _current = None
-        if _current is None:
-            if _unavailable is None:
-                _unavailable = _probe.unsupported_platform()
-            if _unavailable is not None:
-                raise NamespacesUnavailable(_unavailable)
+        if as_root in _current and not _current[as_root].alive():
+            _current.pop(as_root).let_go()
+        if as_root not in _current:
+            reason = _unavailable.get(as_root) or _probe.unsupported_platform()
+            if reason is not None:
+                raise NamespacesUnavailable(reason)
             try:
-                _current = Broker()
+                _current[as_root] = Broker(as_root=as_root)
             except OSError as error:
                 message = f"start the helper process: {error.strerror}"
                 raise KernelError(error.errno, message) from None
-        return _current
+        return _current[as_root]
 
 
-def broker() -> Broker:
+def broker(*, as_root: bool = False) -> Broker:
     """Return this process's helper, started if need be.
+
+    Args:
+        as_root: The one inside of which we are uid 0. Whoever is that anyway has only one.
 
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
         KernelError: It would, but is out of processes, memory or descriptors.
     """
-    global _current, _unavailable, _has_worked  # noqa: PLW0603
-    found = start()
+    as_root = as_root and os.geteuid() != 0
+    found = start(as_root=as_root)
     try:
         found.greet()
     except (_RefusedError, KernelError) as refused:
         with _start_lock:
-            if _current is found:
-                _current = None
-                found.close()
+            if _current.get(as_root) is found:
+                _current.pop(as_root).close()
             if isinstance(refused, KernelError):
                 raise KernelError(refused.errno, f"start the helper process: {refused.strerror}") from None
             number, step = refused.args
-            if _has_worked:  # so the machine allows it, but not now
+            if as_root in _has_worked:  # so the machine allows it, but not now
                 raise KernelError(number, f"start the helper process: {step}") from None
-            _unavailable = _probe.explain(number, str(step).split(":")[0])
-        raise NamespacesUnavailable(_unavailable) from None
-    _has_worked = True
+            reason = _unavailable[as_root] = _probe.explain(number, str(step).split(":")[0])
+        raise NamespacesUnavailable(reason) from None
+    _has_worked.add(as_root)
     return found
 
 
 def shut_down() -> None:
-    """End this process's helper, if it has one; the next use starts another."""
-    global _current
+    """End this process's helpers, if it has any; the next use starts another."""
     with _start_lock:
-        ended, _current = _current, None
-        if ended is None:
-            return
-        if ended.owner == os.getpid():
-            ended.close()
-        else:
-            ended.let_go()
+        while _current:
+            _, ended = _current.popitem()
+            if ended.owner == os.getpid():
+                ended.close()
+            else:
+                ended.let_go()
 
 
 def _after_fork_in_child() -> None:
     global _start_lock  # noqa: PLW0603
     _start_lock = threading.Lock()
-    if _current is not None:
-        _current.after_fork()
+    for held in _current.values():
+        held.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

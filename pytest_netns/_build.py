@@ -20,28 +20,30 @@ __all__ = ["make", "new_namespaces"]
 _AT_A_TIME = 32
 
 
-def new_namespaces(todo: Steps, undo: contextlib.ExitStack, *, named: bool) -> dict[str, Namespace]:
+def new_namespaces(todo: Steps, undo: contextlib.ExitStack, *, named: bool, as_root: bool) -> dict[str, Namespace]:
     """The namespaces that new places need, by place. ``undo`` gets what closes them."""
     make_room(len(todo.places))
     made: dict[str, Namespace] = {}
     if named:
         for name in todo.places:
-            made[name] = _named(name, bridge=name in todo.bridges)
+            made[name] = _named(name, bridge=name in todo.bridges, as_root=as_root)
             undo.callback(made[name].close)
         return made
     bridges = len(todo.bridges)
-    for name, namespace in zip(todo.places, Namespace.many(len(todo.places) - bridges, bridges), strict=True):
+    for name, namespace in zip(
+        todo.places, Namespace.many(len(todo.places) - bridges, bridges, as_root=as_root), strict=True
+    ):
         made[name] = namespace
         undo.callback(namespace.close)
     return made
 
 
-def _named(name: str, *, bridge: bool) -> Namespace:
+def _named(name: str, *, bridge: bool, as_root: bool) -> Namespace:
     """Two networks at a time may have a beijing, in one session or in several: the second becomes beijing-2."""
     label = name
     for number in itertools.count(2):
         with contextlib.suppress(FileExistsError):
-            return Namespace(label, _for_bridge=bridge)
+            return Namespace(label, _for_bridge=bridge, _as_root=as_root)
         label = f"{name[:50]}-{number}"
     raise AssertionError("there is always a next number")
 

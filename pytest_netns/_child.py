@@ -104,7 +104,7 @@ def _end_if_forked(plan: Plan, error: BaseException | None) -> None:
 def _settle(plan: Plan) -> None:
     global _tag  # noqa: PLW0603 - this process is all that it is about
     _tag = plan.entry.tag
-    if plan.entry.rootless:
+    if plan.entry.confined:
         _kernel.keep_network_capabilities()
     _kernel.die_with_parent(signal.SIGKILL)
     if plan.entry.mounts is not None and plan.directory is not None:

@@ -43,20 +43,20 @@ class Place:
     During a stay the helper has no more privilege than the program is to have: what the user may not open stays shut.
     """
 
-    def __init__(self, inside: list[int | None], outside: list[int | None], *, rootless: bool) -> None:
+    def __init__(self, inside: list[int | None], outside: list[int | None], *, confined: bool) -> None:
         """Network, mount, UTS and time namespace, None where it has none of its own; ``outside`` is the helper's."""
         self._steps: list[tuple[int, int | None, int, str]] = [
             (fd, back, flag, what)
             for fd, back, (flag, what) in zip(inside, outside, _KINDS, strict=True)
             if fd is not None
         ]
-        self._rootless = rootless
+        self._confined = confined
 
     def enter(self) -> None:
         """Go there for good."""
         for fd, _, flag, what in self._steps:
             _kernel.setns(fd, flag, what)
-        if self._rootless:
+        if self._confined:
             _kernel.keep_network_capabilities()
 
     def __enter__(self) -> None:
@@ -64,7 +64,7 @@ class Place:
         try:
             for fd, _, flag, what in self._steps:
                 _kernel.setns(fd, flag, what)
-            if self._rootless:
+            if self._confined:
                 self._lent = _kernel.lend_network_capabilities()
         except BaseException:
             self.__exit__()

@@ -47,7 +47,7 @@ class Entry:
     mounts: int | None = None
     uts: int | None = None
     tag: int | None = None
-    rootless: bool = False
+    confined: bool = False
     where: str = ""
 
 

@@ -53,8 +53,12 @@ _SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
 class Inner:
     """PID 1: serves requests until the test process is gone."""
 
-    def __init__(self, rootless: bool, lobby: _socket.socket, first: _socket.socket, watched: list[int]) -> None:
+    def __init__(
+        self, rootless: bool, as_root: bool, lobby: _socket.socket, first: _socket.socket, watched: list[int]
+    ) -> None:
         self.rootless = rootless
+        #: Whether who runs inside has the capabilities that networks need, and no others.
+        self.confines = rootless and not as_root
         self.lobby = lobby
         self.watched = watched
         self.channels: dict[int, _socket.socket] = {first.fileno(): first}
@@ -191,6 +195,7 @@ class Inner:
         fds = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "pid")]
         facts = {
             "rootless": self.rootless,
+            "confines": self.confines,
             "ipv6": os.path.exists("/proc/sys/net/ipv6"),
             "own_proc": self.own_proc,
             "tags": self.time is not None,
@@ -295,7 +300,7 @@ class Inner:
             tag if spec["tagged"] else None,
         ]
         outside = [self.base, self.mounts, self.outfitter.uts if self.outfitter is not None else None, self.time]
-        place = _exec.Place(inside, outside, rootless=self.rootless)
+        place = _exec.Place(inside, outside, confined=self.confines)
         pid, failure = _exec.start(spec, own, place)
         if failure is not None:
             return failure, []

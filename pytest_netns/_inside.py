@@ -299,7 +299,7 @@ class Inside(Waits):
             mounts=own.mounts,
             uts=own.uts,
             tag=tag,
-            rootless=held.rootless,
+            confined=held.confines,
             where=self.name,
         )
 

@@ -29,7 +29,7 @@ __all__ = [
     "fork_again",
     "keep_network_capabilities",
     "lend_network_capabilities",
-    "map_own_identity",
+    "map_identity",
     "mount",
     "namespace_fd_of_socket",
     "open_tun",
@@ -120,12 +120,15 @@ def unmount(path: str) -> None:
     _check(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), f"umount({path})")
 
 
-def map_own_identity(uid: int, gid: int) -> None:
-    """Map just the own uid and gid, as themselves, into the user namespace just made; user_namespaces(7).
+def map_identity(uid: int, gid: int, *, as_root: bool = False) -> None:
+    """Map just the own uid and gid into the user namespace just made, as themselves or as 0; user_namespaces(7).
 
-    Files stay the user's own and nothing thinks it is root. ``setgroups`` must be denied before the gid map.
+    Files stay the user's own, and as themselves nothing thinks it is root. ``setgroups`` must be denied before the gid
+    map.
     """
-    for name, text in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):
+    inner_uid, inner_gid = (0, 0) if as_root else (uid, gid)
+    texts = {"uid_map": f"{inner_uid} {uid} 1", "setgroups": "deny", "gid_map": f"{inner_gid} {gid} 1"}
+    for name, text in texts.items():
         try:
             fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
             try:

@@ -29,6 +29,7 @@ from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment
 from ._port import PLAIN, Port
 from ._reach import answering
 from ._reading import load_toml, plan_from
+from ._settings import is_root
 from ._steps import steps
 from ._surroundings import LabSurroundings
 
@@ -95,10 +96,14 @@ class Lab:
     Args:
         named: Give every namespace a name that ``ip netns`` shows (needs root): that of its host or bridge, with a
             number where it is taken (``beijing-2``). ``host.namespace.name`` tells.
+        user: Who runs in its hosts: ``"root"`` for uid 0, there only, or None for the user who runs the test. What
+            "root" writes is that user's outside, and what is not that user's it may not touch; a process cannot
+            become anybody else, as there is nobody else. For root itself nothing changes.
     """
 
-    def __init__(self, *, named: bool = False) -> None:
+    def __init__(self, *, named: bool = False, user: str | None = None) -> None:
         self._named = named
+        self._as_root = is_root(user)
         self._plan = NOTHING
         self._made = NOTHING
         self._building = threading.RLock()
@@ -107,7 +112,7 @@ class Lab:
         self._closed = False
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, named: bool = False) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], *, named: bool = False, user: str | None = None) -> Self:
         """A lab described whole, in the words of the methods::
 
             {
@@ -124,20 +129,20 @@ class Lab:
         Raises:
             PlanError: Names the place in the description, the value and what was expected.
         """
-        lab = cls(named=named)
-        plan = plan_from(data, ipv6=broker().ipv6)
+        lab = cls(named=named, user=user)
+        plan = plan_from(data, ipv6=lab._helper().ipv6)
         lab._change(plan, *plan.nodes, *plan.bridges)
         return lab
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str], *, named: bool = False) -> Self:
+    def from_toml(cls, path: str | os.PathLike[str], *, named: bool = False, user: str | None = None) -> Self:
         """A lab described by a TOML file: what :meth:`from_dict` takes, as tables ``[bridges.lan]`` and so on.
 
         Raises:
             PlanError: As :meth:`from_dict`; or the file is not TOML.
             OSError: It cannot be read.
         """
-        return cls.from_dict(load_toml(Path(path)), named=named)
+        return cls.from_dict(load_toml(Path(path)), named=named, user=user)
 
     def require(self, *features: str) -> None:
         """Go on only if this machine's kernel has these features: ``lab.require("wireguard", "netem")``.
@@ -218,7 +223,7 @@ class Lab:
             PlanError: It cannot be, or the name is taken.
             KernelError: The kernel lacks VLAN filtering; the message says what to type.
         """
-        ipv6 = subnet6 != AUTO or broker().ipv6
+        ipv6 = subnet6 != AUTO or self._helper().ipv6
         options = {"stp": stp, "vlan_filtering": vlan_filtering}
         self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, **options, ipv6=ipv6), name)
         return self._bridges[name]
@@ -324,7 +329,7 @@ class Lab:
             PlanError: It cannot be.
         """
         self._check_own(first, second)
-        ipv6 = subnet6 != AUTO or broker().ipv6
+        ipv6 = subnet6 != AUTO or self._helper().ipv6
         self._change(
             add_link(self._plan, first.name, second.name, subnet, subnet6, mtu=mtu, ipv6=ipv6), first.name, second.name
         )
@@ -347,7 +352,7 @@ class Lab:
             PlanError: What was asked for cannot be; nothing has been made.
             NamespacesUnavailable: The machine does not allow it.
         """
-        if "subnet6" not in keywords and not broker().ipv6:
+        if "subnet6" not in keywords and not self._helper().ipv6:
             keywords["subnet6"] = None  # a kernel without IPv6
         shape = PairShape.from_keywords(keywords)
         self._change(
@@ -409,13 +414,16 @@ class Lab:
             if own.get(place.name) is not place:
                 raise PlanError(f"{place!r} belongs to another lab")
 
+    def _helper(self) -> Broker:
+        return broker(as_root=self._as_root)
+
     # Making and ending
 
     def _change(self, plan: Plan, *touched: str, asleep: Collection[tuple[str, str]] = ()) -> None:
         """Take over a plan in which what is named is new; make it real at once if the lab is real already."""
         if self._closed:
             raise ClosedError("this lab is closed")
-        broker()  # where namespaces cannot be had, say so now
+        self._helper()  # where namespaces cannot be had, say so now
         if any(name in plan.nodes and plan.nodes[name].nat for name in touched):
             from ._nftables import find_nft
 
@@ -475,7 +483,7 @@ class Lab:
         todo = steps(self._made, plan, asleep)
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with contextlib.ExitStack() as undo:
-            made = new_namespaces(todo, undo, named=self._named)
+            made = new_namespaces(todo, undo, named=self._named, as_root=self._as_root)
             there = {name: place.namespace for name, place in places.items() if name not in made}
             if todo.changes:
                 undo.callback(take_back, steps(plan, self._made, asleep), there)

@@ -24,12 +24,12 @@ _BOOT = (
 )
 
 
-def launch(lobby: int, first: int, names: int, log: int) -> subprocess.Popen[bytes]:
+def launch(lobby: int, first: int, names: int, log: int, *, as_root: bool) -> subprocess.Popen[bytes]:
     """Start it; the arguments are its descriptors, and where its last words go."""
     watched = _processes_to_outlive()
     flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
     folder = str(Path(__file__).resolve().parent)
-    boot = _BOOT.format(folder=folder, arguments=f"{lobby}, {first}, {names}, {watched}")
+    boot = _BOOT.format(folder=folder, arguments=f"{lobby}, {first}, {names}, {watched}, {as_root}")
     try:
         # A session of its own: Ctrl-C and a kill of the test's group leave it time to end what is inside.
         return subprocess.Popen(

@@ -55,7 +55,7 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
 
     from ._pair import PairShape
 
-    known = ["inside", "timeout", "requires", "isolate", *PairShape.__dataclass_fields__]
+    known = ["inside", "timeout", "requires", "isolate", "user", *PairShape.__dataclass_fields__]
     for keyword in shape:
         if keyword not in known:
             close = difflib.get_close_matches(keyword, known, 1)

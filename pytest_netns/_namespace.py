@@ -57,10 +57,10 @@ class Namespace:
     Source: network_namespaces(7), ip-netns(8).
     """
 
-    def __init__(self, name: str | None = None, *, _for_bridge: bool = False) -> None:
+    def __init__(self, name: str | None = None, *, _for_bridge: bool = False, _as_root: bool = False) -> None:
         if name is not None:
             check_host_name(name, "namespace name")
-        held = broker()
+        held = broker(as_root=_as_root)
         _, (netlink, fd) = held.request("namespaces", int(not _for_bridge), int(_for_bridge))
         self._own(held, fd, netlink, name)
         if name is not None:
@@ -71,9 +71,9 @@ class Namespace:
                 raise
 
     @classmethod
-    def many(cls, hosts: int, bridges: int = 0) -> list[Namespace]:
+    def many(cls, hosts: int, bridges: int = 0, *, as_root: bool = False) -> list[Namespace]:
         """Make several in few requests: some for hosts, then some for bridges."""
-        held = broker()
+        held = broker(as_root=as_root)
         made: list[Namespace] = []
         try:
             while len(made) < hosts + bridges:

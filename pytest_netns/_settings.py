@@ -13,6 +13,7 @@ __all__ = [
     "OF_THE_TEST",
     "MarkerSettings",
     "Settings",
+    "is_root",
     "note_capture",
     "output_is_seen",
     "read_marker",
@@ -23,7 +24,7 @@ _MISSING = ("skip", "fail")
 #: Keywords of the marker that are about the test's body and not about the pair.
 OF_THE_BODY = frozenset(("inside", "timeout"))
 #: Keywords of the marker that are about the test, wherever its body runs.
-OF_THE_TEST = frozenset(("requires", "isolate"))
+OF_THE_TEST = frozenset(("requires", "isolate", "user"))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
 #: What ``--capture`` says in the sessions of this process, the innermost last.
@@ -60,6 +61,7 @@ class MarkerSettings(NamedTuple):
         timeout: Seconds that the body may take; None for no limit.
         requires: Kernel features that the test needs, by the names in :data:`._features.FEATURES`.
         isolate: Whether the whole test runs in a private namespace; None for what the session says.
+        user: Who runs in the hosts: ``root``, or None for the test's own user.
     """
 
     shape: Mapping[str, Any]
@@ -68,6 +70,7 @@ class MarkerSettings(NamedTuple):
     timeout: float | None
     requires: tuple[str, ...] = ()
     isolate: bool | None = None
+    user: str | None = None
 
 
 def note_capture(capture: str) -> Callable[[], None]:
@@ -145,7 +148,21 @@ def read_marker(marks: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> M
     timeout = shape.pop("timeout", None if isolate else BODY_LIMIT)
     if timeout is not None and not _is_seconds(timeout):
         raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
-    return MarkerSettings(shape, inside, body_inside and not isolate, timeout, tuple(dict.fromkeys(requires)), isolate)
+    user = shape.pop("user", None)
+    is_root(user)
+    body_inside &= not isolate
+    return MarkerSettings(shape, inside, body_inside, timeout, tuple(dict.fromkeys(requires)), isolate, user)
+
+
+def is_root(user: object) -> bool:
+    """Whether who runs in a lab's hosts is to be uid 0 there.
+
+    Raises:
+        PlanError: It is neither ``"root"`` nor None.
+    """
+    if user not in ("root", None):
+        raise PlanError(f"user {user!r}: expected 'root', or None for the user who runs the test")
+    return user is not None
 
 
 def _names(value: object) -> Sequence[str]:

@@ -31,12 +31,13 @@ _refusal_key = pytest.StashKey[NetnsError]()
 _isolated_key = pytest.StashKey[bool]()
 
 _MARKER = (
-    "netns(inside=None, timeout=300, requires=[], isolate=None, hosts=…, bridge=…, interfaces=…, "
+    "netns(inside=None, timeout=300, requires=[], isolate=None, user=None, hosts=…, bridge=…, interfaces=…, "
     "subnet=…, subnet6=…, mtu=…): "
     "run the test's body inside a network namespace of its own, or in the host named by `inside`; "
     "`requires` names kernel features without which the test is skipped; "
     "`isolate` says whether the whole test, fixtures included, runs in a private namespace, as --netns-isolate does; "
-    "the other keywords shape netns_pair. `requires`, `isolate` and those alone leave the body where it is."
+    "`user='root'` makes the user uid 0 in the hosts of netns, netns_pair, netns_lab and the body; "
+    "the other keywords shape netns_pair. `requires`, `isolate`, `user` and those alone leave the body where it is."
 )
 
 
@@ -49,7 +50,7 @@ class PairFactory(Protocol):
 class LabFactory(Protocol):
     """Makes labs that last as long as the session, or until closed."""
 
-    def __call__(self) -> Lab: ...
+    def __call__(self, *, user: str | None = None) -> Lab: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,7 +88,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     broker = sys.modules.get("pytest_netns._broker")
-    config.stash[_guest_key] = getattr(broker, "_current", None) is not None
+    config.stash[_guest_key] = bool(getattr(broker, "_current", None))
     try:
         config.stash[_settings_key] = _settings.read_settings(
             config.getoption("--netns-missing"),
@@ -137,25 +138,25 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def netns_lab_factory(request: pytest.FixtureRequest) -> Iterator[LabFactory]:
-    """Makes labs for wider scopes: ``netns_lab_factory()``.
+    """Makes labs for wider scopes: ``netns_lab_factory()``, ``netns_lab_factory(user="root")``.
 
     A lab lasts until the session ends, or its ``close()``, or the end of a ``with`` block around it.
     """
     with contextlib.ExitStack() as labs:
-        yield lambda: labs.enter_context(_new_lab(request.config))
+        yield lambda *, user=None: labs.enter_context(_new_lab(request.config, user))
 
 
 @pytest.fixture
 def netns_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """An empty lab: ``lan = netns_lab.bridge("lan"); laptop = netns_lab.host("laptop", lan)``."""
-    with _new_lab(request.config) as lab:
+    with _new_lab(request.config, _user(request.node)) as lab:
         yield lab
 
 
 @pytest.fixture
 def netns(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host by itself: an empty network namespace, its loopback interface up."""
-    with _new_lab(request.config) as lab:
+    with _new_lab(request.config, _user(request.node)) as lab:
         host = request.node.stash[_private_key] = lab.host()
         lab.build()
         yield host
@@ -172,7 +173,7 @@ def netns_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     marker = marker_of(request.node)
     keywords = dict(marker.shape) if marker is not None else {}
     parameter = getattr(request, "param", {})
-    with _new_lab(request.config) as lab:
+    with _new_lab(request.config, _user(request.node)) as lab:
         with wrong_plans_fail(request.node):
             if not isinstance(parameter, Mapping):
                 raise PlanError(f"netns_pair takes a dict of keywords as its parameter, not {parameter!r}")
@@ -184,14 +185,14 @@ def netns_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def netns_pair_factory(netns_lab_factory: LabFactory) -> PairFactory:
     """Makes pairs for wider scopes: ``netns_pair_factory(subnet="192.168.7.0/24")``.
 
-    Takes the keywords of ``netns_pair``. A pair lasts until the session ends, or its ``close()``, or the end
-    of a ``with`` block around it.
+    Takes the keywords of ``netns_pair``, and ``user``. A pair lasts until the session ends, or its ``close()``, or the
+    end of a ``with`` block around it.
     """
 
-    def make(**keywords: Any) -> Pair:
+    def make(*, user: str | None = None, **keywords: Any) -> Pair:
         __tracebackhide__ = True
         try:
-            return netns_lab_factory().pair(**keywords)
+            return netns_lab_factory(user=user).pair(**keywords)
         except PlanError as error:
             # An exception and no failure: the caller may be a test of just that.
             test = os.environ.get("PYTEST_CURRENT_TEST", "session").rpartition(" (")[0]
@@ -200,13 +201,19 @@ def netns_pair_factory(netns_lab_factory: LabFactory) -> PairFactory:
     return make
 
 
-def _new_lab(config: pytest.Config) -> Lab:
+def _user(item: pytest.Item) -> str | None:
+    """Who is to run in the hosts of the test's own fixtures and body."""
+    marker = marker_of(item)
+    return None if marker is None else marker.user
+
+
+def _new_lab(config: pytest.Config, user: str | None) -> Lab:
     reason = _probe.unsupported_platform()
     if reason is not None:
         raise NamespacesUnavailable(reason)  # and not the ImportError that the next line would be
     from ._lab import Lab
 
-    return Lab(named=config.stash[_settings_key].named)
+    return Lab(named=config.stash[_settings_key].named, user=user)
 
 
 # The marker
@@ -245,7 +252,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         return None
     with contextlib.ExitStack() as stack:
         try:
-            host = stack.enter_context(_new_lab(item.config)).host()
+            host = stack.enter_context(_new_lab(item.config, _user(item))).host()
             host.namespace.fileno()
         except NetnsError as error:
             item.stash[_refusal_key] = error
@@ -311,7 +318,7 @@ def _host_for_body(item: pytest.Item, name: str | None) -> Host:
         return _find_host(item, name)
     private = item.stash.get(_private_key, None)
     if private is None or private.closed:
-        lab = _new_lab(item.config)
+        lab = _new_lab(item.config, _user(item))
         item.addfinalizer(lab.close)
         private = lab.host()
     return private

@@ -217,7 +217,7 @@ class TestStart:
                 **{"env": {b"PATH": os.fsencode(os.environ["PATH"])}, "directory": b"/", "targets": [1]},
                 **{"mask": [], "restore_signals": True, "new_session": False, "umask": 0o22, "simple": True},
             }
-            place = _exec.Place([None] * 4, [None] * 4, rootless=False)
+            place = _exec.Place([None] * 4, [None] * 4, confined=False)
             pid, failure = _exec.start(spec, [write], place)
             os.close(write)
             output = b""

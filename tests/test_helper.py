@@ -36,7 +36,7 @@ def halves():
 
 def refusing(boot, step, number, words):
     #What starts a helper to which a step is refused.
-    fail = f"lambda: (_ for _ in ()).throw(KernelError({number}, '{words}: injected'))"
+    fail = f"lambda *_: (_ for _ in ()).throw(KernelError({number}, '{words}: injected'))"
     start = "from pytest_netns._boot import main"
     errors = "from pytest_netns._errors import KernelError"
     return boot.replace(start, f"{errors}; {start}; sys.modules['pytest_netns._boot'].{step} = {fail}")

@@ -14,7 +14,7 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
 WRONG = {
     "@pytest.mark.netns('beijing')": "netns takes keywords only, not 'beijing'",
     "@pytest.mark.netns(insde='beijing')": "unknown keyword 'insde' (did you mean 'inside'?)",
-    "@pytest.mark.netns(colour='red')": "unknown keyword 'colour'; *inside, timeout, requires, hosts, *mtu",
+    "@pytest.mark.netns(colour='red')": "unknown keyword 'colour'; *inside, timeout, requires, *user, hosts, *mtu",
     "@pytest.mark.netns(requires=['netm'])": "unknown kernel feature 'netm' (did you mean 'netem'?); there are bond, *",
     "@pytest.mark.netns(requires='netem')": "requires 'netem': expected a list of kernel features",
     "@pytest.mark.netns(inside=5)": "inside 5: expected the name of a host",
