@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any
 
 import pytest
+from changes import LINKS, Changes
 from pace import seconds
 
 from pytest_netns import KernelError, Lab, PlanError, ping
@@ -48,13 +48,9 @@ def test_a_loop_is_broken_and_the_first_packet_waits_for_no_port(netns_lab: Lab)
         assert result.max is not None
         assert result.max < seconds(0.7), result
     assert port_states(lan) == {"forwarding"}
-    with lan.popen(["bridge", "monitor", "link"], stdout=subprocess.PIPE, text=True) as monitor:
-        assert monitor.stdout is not None
+    with Changes(lan, LINKS) as changes:
         switch.run(["ip", "-batch", "-"], input=LOOP, text=True, check=True, timeout=PATIENT)
-        blocked = next(line for line in monitor.stdout if "state blocking" in line)  # by a hello, each second
-        monitor.kill()
-    assert "veth-" in blocked
-    assert port_states(lan) == {"forwarding", "blocking"}
+        changes.wait_until(lambda: port_states(lan) == {"forwarding", "blocking"})  # by a hello, each second
     before = other.interfaces["eth0"].rx_packets
     one.run(["ip", "neigh", "flush", "all"], check=True)
     assert ping(one, other, timeout=PATIENT)
