@@ -127,6 +127,20 @@ def test_sockets_in_an_event_loop(netns_pair: Pair) -> None:
     assert asyncio.run(serve_and_ask()) == b"HELLO\n"
 
 
+def test_awaited(netns_pair: Pair) -> None:
+    """Awaited callables and programs leave the event loop free for each other."""
+    beijing, shanghai = netns_pair
+
+    async def both() -> tuple[list[tuple[int, str]], subprocess.CompletedProcess[str]]:
+        program = shanghai.arun(["ip", "-brief", "address"], capture_output=True, text=True, check=True, timeout=10)
+        names, done = await asyncio.gather(beijing.acall(socket.if_nameindex), program)
+        return names, done
+
+    names, done = asyncio.run(both())
+    assert "eth0" in [name for _, name in names]
+    assert f"{shanghai.ip}/24" in done.stdout
+
+
 def test_what_a_ping_says(netns_pair: Pair) -> None:
     """The result is true if every echo came back, and carries times in seconds and scapy packets."""
     beijing, shanghai = netns_pair

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._awaiting import in_trio
 from ._call import Child
 from ._errors import ClosedError, hide_own_frames
 
@@ -62,9 +63,9 @@ class Block:
         return self._result(child, outcome)  # type: ignore[no-any-return]
 
     async def acall(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for a running event loop of asyncio; cancelling it kills the child.
+        """The same for a running event loop, asyncio's or trio's; cancelling it kills the child.
 
-        A coroutine function is run in the child to its end, in an event loop of its own.
+        A coroutine function is run in the child to its end, in an event loop of its own, of the same kind.
         """
         __tracebackhide__ = True
         child = self._child(_to_its_end(function), args, kwargs)
@@ -125,4 +126,14 @@ def _to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return asyncio.run(function(*args, **kwargs))
 
-    return run
+    @functools.wraps(function)
+    def run_by_trio(*args: Any, **kwargs: Any) -> Any:
+        # In a thread: in the one that was forked, trio takes itself to be running.
+        from concurrent.futures import ThreadPoolExecutor
+
+        import trio
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(trio.run, functools.partial(function, *args, **kwargs)).result()
+
+    return run_by_trio if in_trio() else run

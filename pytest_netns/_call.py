@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _child, _fork, _pickling, _transfer
+from ._awaiting import one_readable
 from ._errors import ChildDied, NetnsError, WaitTimeout
 from ._fork import Entry
 
 __all__ = ["Child", "Outcome", "died"]
 
 _STACKS_LIMIT = 5.0
+_CANCELLED = ("CancelledError", "Cancelled")  # asyncio's and trio's
 _LONGEST_POLL_MS = 1 << 30  # poll(2) takes an int
 _EVERY_SIGNAL = signal.valid_signals()  # masks go by _signal, as ``signal`` would make an enum of each of 64
 
@@ -133,13 +135,13 @@ class Child:
             self._finish()
 
     async def wait_in_loop(self, limit: float | None) -> Outcome:
-        """:meth:`wait` for the running event loop of asyncio; cancelling it kills the child."""
+        """:meth:`wait` for the running event loop, asyncio's or trio's; cancelling it kills the child."""
         __tracebackhide__ = True
         try:
             self._start()
             deadline = _deadline(limit)
             while not self._ended:
-                await _one_readable(self._sources, deadline)
+                await one_readable(self._sources, deadline)
                 self._turn(deadline)
             return self._outcome
         except BaseException as error:
@@ -157,8 +159,8 @@ class Child:
                 f"{self.name} in {self.entry.where} did not return within {limit:g} s and was killed"
                 + (f"; it stood here:\n{stacks}" if stacks else "")
             ) from None
-        # A cancelled task is no news. (asyncio may not have been imported, so that is known by name.)
-        quiet = isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError"
+        # A cancelled task is no news. (Neither library may have been imported, so that is known by name.)
+        quiet = isinstance(error, KeyboardInterrupt) or type(error).__name__ in _CANCELLED
         if self._shell is not None and not self._ended and not quiet:  # pytest-timeout's, for one
             stacks = self._end_with_stacks()
             if stacks:
@@ -261,30 +263,6 @@ def _readable(fds: set[int], seconds: float | None) -> set[int]:
     for fd in fds:
         poll.register(fd, select.POLLIN)
     return {fd for fd, _ in poll.poll(None if seconds is None else min(seconds * 1000 + 1, _LONGEST_POLL_MS))}
-
-
-async def _one_readable(fds: set[int], deadline: float | None) -> None:
-    """Return when one can be read, or when the time is up."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    watched = list(fds)
-    timer = None if deadline is None else loop.call_later(max(0, deadline - time.monotonic()), wake)
-    for fd in watched:
-        loop.add_reader(fd, wake)
-    try:
-        await ready
-    finally:
-        for fd in watched:
-            loop.remove_reader(fd)
-        if timer is not None:
-            timer.cancel()
 
 
 def _pass_on(kind: bytes, body: bytes) -> None:

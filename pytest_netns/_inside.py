@@ -142,15 +142,7 @@ class Inside(Waits):
         **keywords: Any,
     ) -> subprocess.CompletedProcess[Any]:
         """Run a program inside and wait for it; takes, returns and raises what ``subprocess.run`` does."""
-        if input is not None:
-            if keywords.get("stdin") is not None:
-                raise ValueError("stdin and input arguments may not both be used.")
-            keywords["stdin"] = subprocess.PIPE
-        if capture_output:
-            if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
-                raise ValueError("stdout and stderr arguments may not be used with capture_output.")
-            keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-        with self._popen(args, positional, keywords) as process:
+        with self._popen(args, positional, _with_pipes(keywords, input, capture_output)) as process:
             try:
                 stdout, stderr = process.communicate(input, timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -160,10 +152,31 @@ class Inside(Waits):
             except BaseException:
                 process.kill()
                 raise
-        code = process.returncode
-        if check and code:
-            raise subprocess.CalledProcessError(code, process.args, output=stdout, stderr=stderr)
-        return subprocess.CompletedProcess(process.args, code, stdout, stderr)
+        return _completed(process, stdout, stderr, check)
+
+    async def arun(
+        self,
+        args: Any,
+        *positional: Any,
+        input: Any = None,
+        capture_output: bool = False,
+        timeout: float | None = None,
+        check: bool = False,
+        **keywords: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """:meth:`run` for a running event loop, asyncio's or trio's: it goes on meanwhile.
+
+        Cancelling it, or its time-out, kills the program.
+        """
+        from ._arun import communicate
+
+        with self._popen(args, positional, _with_pipes(keywords, input, capture_output)) as process:
+            try:
+                stdout, stderr = await communicate(process, input, timeout)
+            except BaseException:
+                process.kill()
+                raise
+        return _completed(process, stdout, stderr, check)
 
     def socket(
         self,
@@ -316,6 +329,27 @@ class Inside(Waits):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' closed' if self.closed else ''}>"
+
+
+def _with_pipes(keywords: dict[str, Any], data: Any, capture_output: bool) -> dict[str, Any]:
+    """The keywords of ``subprocess.run`` as those of ``subprocess.Popen``."""
+    keywords = dict(keywords)
+    if data is not None:
+        if keywords.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        keywords["stdin"] = subprocess.PIPE
+    if capture_output:
+        if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
+    return keywords
+
+
+def _completed(process: Popen, stdout: Any, stderr: Any, check: bool) -> subprocess.CompletedProcess[Any]:
+    code = process.returncode
+    if check and code:
+        raise subprocess.CalledProcessError(code, process.args, output=stdout, stderr=stderr)
+    return subprocess.CompletedProcess(process.args, code, stdout, stderr)
 
 
 def _same(kind: str, fd: int) -> bool:

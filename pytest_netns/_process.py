@@ -125,6 +125,11 @@ class Popen(subprocess.Popen[Any], InBackground):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
 
+    @property
+    def status_fd(self) -> int | None:
+        """What can be read once the program has ended, for an event loop to watch; None after that was noted."""
+        return None if self._status is None else self._status.fileno()
+
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         if self.returncode is None:
             self._take_status(0)
