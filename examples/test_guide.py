@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -229,8 +228,7 @@ def test_lab(netns_lab: Lab) -> None:
     assert not ping(laptop, server, timeout=0.2)
 
 
-@pytest.mark.netns(requires=["nft"])
-@pytest.mark.skipif(not shutil.which("nft", path=f"{os.defpath}:/usr/sbin:/sbin"), reason="NAT needs the program nft")
+@pytest.mark.netns(requires=["nat"])
 def test_behind_nat(netns_lab: Lab) -> None:
     """A router as most homes have; then another kind, while it runs."""
     lan, wan = netns_lab.bridge("lan", "192.168.1.0/24"), netns_lab.bridge("wan", "203.0.113.0/24")

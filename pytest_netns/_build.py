@@ -108,10 +108,13 @@ def _settle(todo: Steps, netlinks: dict[str, Netlink]) -> None:
 
 
 def _load_rules(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    from ._nftables import load, load_anew
+    from ._nat_load import load, load_anew
 
-    for name, (text, anew) in todo.rules.items():
-        (load_anew if anew else load)(name, namespaces[name], text)
+    for name, (text, before) in todo.rules.items():
+        if before is None:
+            load(name, namespaces[name], text)
+        else:
+            load_anew(name, namespaces[name], text, before)
 
 
 def _forward(namespace: Namespace) -> None:

@@ -35,7 +35,7 @@ class NamespacesUnavailable(NetnsError, RuntimeError):
 
 
 class FeatureLacking(NetnsError, RuntimeError):
-    """This kernel lacks a feature that ``lab.require`` asked for; the message says which, why and what to type."""
+    """This machine lacks what ``lab.require`` asked for, or what NAT needs; the message says why and what to type."""
 
 
 class PlanError(NetnsError, ValueError):

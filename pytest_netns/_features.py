@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ._errors import PlanError
+from ._errors import FeatureLacking, PlanError
 from ._namespace import Namespace
 from ._requests import End, Request, add_veth
 
@@ -127,6 +127,26 @@ def _make_nft_table(namespace: Namespace) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def _translate(namespace: Namespace) -> None:
+    """All that NAT may need: the program, and the parts of nftables that its rules are made of."""
+    from ._nat import Nat, set_nat
+    from ._nat_rules import nat_rules
+    from ._nftables import run_nft
+    from ._plan import NOTHING, add_end, add_node, add_segment
+
+    plan = add_node(add_segment(NOTHING, "wan"), "tried", forwards=True)
+    plan = set_nat(add_end(plan, "tried", "wan"), "tried", Nat("wan", filtering="address-dependent"))
+    rules = nat_rules(plan, "tried")
+    assert rules is not None
+    said = run_nft(namespace, rules.table)
+    if said:
+        modules = "nf_tables nft_masq nft_nat nft_ct nft_fib_inet"
+        raise FeatureLacking(
+            f"this kernel, {os.uname().release}, lacks a part of nftables; nft says {said!r}. Type: sudo modprobe -a "
+            f"{modules}; or take a kernel that is built with CONFIG_{modules.upper().replace(' ', ', CONFIG_')}"
+        )
+
+
 def _open_tun(_: Namespace) -> None:
     os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
 
@@ -195,6 +215,7 @@ FEATURES = {
     # Protocols and the rest
     "ipv6": Feature("ipv6", "IPV6", _socket(socket.AF_INET6, socket.SOCK_DGRAM, 0)),
     "mptcp": Feature("mptcp", "MPTCP", _socket(socket.AF_INET, socket.SOCK_STREAM, 262)),
+    "nat": Feature("nft_masq", "NFT_MASQ", _translate),
     "nft": Feature("nf_tables", "NF_TABLES", _make_nft_table),
     "sctp": Feature("sctp", "IP_SCTP", _socket(socket.AF_INET, socket.SOCK_STREAM, 132)),
     "vlan_filtering": Feature("bridge", "BRIDGE_VLAN_FILTERING", _filter_vlans()),
@@ -242,6 +263,8 @@ def _try(name: str) -> str | None:
             feature.try_it(namespace)
         except OSError as error:
             return _explain(name, feature, error)
+        except FeatureLacking as error:
+            return f"{name} is lacking: {error}"
     return None
 
 

@@ -9,8 +9,8 @@ from ._errors import ClosedError, PlanError, hide_own_frames
 from ._host import Host
 from ._inside import Inside, Owner
 from ._nat import Nat, PortForward, set_forward, set_nat
+from ._nat_load import load_anew
 from ._nat_rules import nat_rules
-from ._nftables import load_anew
 from ._plan import Node, Plan
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Router(Host):
 
         Raises:
             PlanError: It cannot be.
-            NetnsError: nft or the kernel refused; everything is as before.
+            FeatureLacking, NetnsError: The machine lacks what it needs, or nft refused; everything is as before.
         """
         self._planned()
         self._change(set_nat(self._plan(), self.name, as_nat(nat)))
@@ -99,7 +99,8 @@ class Router(Host):
         rules = nat_rules(self._plan(), self.name)
         if rules is None:
             raise PlanError(f"{self.name} has no NAT to flush: router({self.name!r}, …, nat=OUTSIDE)")
-        load_anew(self.name, namespace, rules.table + rules.forwards)
+        text = rules.table + rules.forwards
+        load_anew(self.name, namespace, text, text)
 
 
 def as_nat(value: object) -> Nat | None:

@@ -40,8 +40,8 @@ class Steps:
     places: list[str] = field(default_factory=list)
     routers: list[str] = field(default_factory=list)
     bridges: dict[str, _requests.Request] = field(default_factory=dict)
-    #: Rules of routers that translate, in nft's language; and whether what was translated before is to be forgotten.
-    rules: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    #: Rules of routers that translate, in nft's language; and those of before, if all is to be forgotten.
+    rules: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     #: By the place that the near end is made in.
     cables: dict[str, list[Cable]] = field(default_factory=dict)
     #: In bridges, right after their cables: what ports are told.
@@ -234,11 +234,12 @@ def _add_rules(todo: Steps, old: Plan, new: Plan) -> None:
         after = nat_rules(new, name)
         if after is None:
             if before is not None:
-                todo.rules[name] = NOTHING_LEFT, True
+                todo.rules[name] = NOTHING_LEFT, before.table + before.forwards
         elif before is None or before.table != after.table:
-            todo.rules[name] = after.table + after.forwards, name in old.nodes
+            told = NOTHING_LEFT if before is None else before.table + before.forwards
+            todo.rules[name] = after.table + after.forwards, told if name in old.nodes else None
         elif before.forwards != after.forwards:
-            todo.rules[name] = after.forwards, False
+            todo.rules[name] = after.forwards, None
 
 
 def _words(route: Route) -> tuple[int, str | None, str]:

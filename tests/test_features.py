@@ -49,6 +49,7 @@ COMMANDS = {
     "macvtap": "ip link add tried link eth0 type macvtap mode bridge",
     "matchall": "tc qdisc add dev eth0 ingress && tc filter add dev eth0 parent ffff: protocol all matchall flowid 1:1",
     "mptcp": python("socket.socket(proto=262)"),
+    "nat": "PATH=$PATH:/usr/sbin nft 'table ip x { chain y { type nat hook postrouting priority 100; masquerade; }; }'",
     "netem": "tc qdisc add dev eth0 root netem delay 1ms",
     "netkit": "ip link add tried type netkit",
     # Asks for the list of tables.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,18 +13,29 @@ import pytest
 from pace import seconds
 from programs import program
 
-from pytest_netns import Host, Lab, Namespace, Nat, NetnsError, Pair, PlanError, PortForward, Router, _nftables, ping
+from pytest_netns import (
+    FeatureLacking,
+    Host,
+    KernelError,
+    Lab,
+    Namespace,
+    Nat,
+    NetnsError,
+    Pair,
+    PlanError,
+    PortForward,
+    Router,
+    _features,
+    _nat_load,
+    _nftables,
+    ping,
+)
 from pytest_netns._conntrack import flush_connections
 
-pytestmark = [pytest.mark.kernel, pytest.mark.netns(requires=["nft"])]
+pytestmark = [pytest.mark.kernel, pytest.mark.netns(requires=["nat"])]
 
 _TRACKING = "table inet tracking { chain seen { type filter hook input priority 0; ct state new accept; }; }"
 Address = tuple[str, int]
-
-
-@pytest.fixture(autouse=True)
-def _nft() -> None:
-    program("nft")
 
 
 class Endpoint:
@@ -322,7 +334,7 @@ class TestChanges:
             laptop.send("meanwhile", server.address)
             flush_connections(namespace)
 
-        monkeypatch.setattr(_nftables, "flush_connections", flush)
+        monkeypatch.setattr(_nat_load, "flush_connections", flush)
         net.home.flush_nat()
         server.send("too late", before)
         laptop.send("who am I", server.address)
@@ -355,13 +367,35 @@ class TestWhatIsLacking:
         """Before anything of that router is made; routers without NAT do not need it."""
         lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
         monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-        with pytest.raises(NetnsError, match=r"nft, which is not installed.* sudo apt-get install nftables"):
+        words = r"nft, which is not installed. Type: sudo apt-get install nftables"
+        with pytest.raises(FeatureLacking, match=words):
             netns_lab.router("home", lan, wan, nat=wan)
         assert not netns_lab.hosts
         home = netns_lab.router("home", lan, wan)
-        with pytest.raises(NetnsError, match="not installed"):
+        with pytest.raises(FeatureLacking, match=words):
             home.set_nat(wan)
         assert home.nat is None
+        monkeypatch.setattr(_features, "_tried", {})
+        with pytest.raises(FeatureLacking, match=rf"nat is lacking: .*{words}"):
+            netns_lab.require("nat")
+
+    @pytest.mark.parametrize("said", ["Error: Could not process rule: No such file or directory", ""])
+    def test_what_the_kernel_lacks_is_told_from_what_is_wrong(
+        self, netns_lab: Lab, monkeypatch: pytest.MonkeyPatch, said: str
+    ) -> None:
+        """A part of nftables that is not there skips the test; rules that are refused where others are not, do not."""
+        net = Net(netns_lab, "wan")
+        monkeypatch.setattr(_features, "_tried", {})
+        monkeypatch.setattr(_nftables, "run_nft", lambda *_: said)
+        monkeypatch.setattr(_nat_load, "run_nft", lambda *_: "Error: syntax error")
+        kind, words = (
+            (FeatureLacking, "home: nat is lacking: .*modprobe -a nf_tables nft_masq")
+            if said
+            else (NetnsError, "home: nft refused the rules of its NAT: Error: syntax error")
+        )
+        with pytest.raises(NetnsError, match=words) as caught:
+            net.home.interfaces  # noqa: B018
+        assert type(caught.value) is kind
 
     def test_a_lab_that_could_not_be_made_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """And is made once nft does its work."""
@@ -370,10 +404,28 @@ class TestWhatIsLacking:
             before = len(os.listdir("/proc/self/fd"))
             with monkeypatch.context() as patched:
                 patched.setattr(_nftables, "find_nft", lambda: "/bin/false")
+                patched.setattr(_nat_load, "lacking", lambda _: [])
                 with pytest.raises(NetnsError, match="home: nft refused the rules of its NAT"):
                     lab.build()
             assert len(os.listdir("/proc/self/fd")) == before
             assert ping(net.laptop, net.near, timeout=seconds(20))
+
+    def test_connections_that_stay_keep_their_nat(
+        self, netns_lab: Lab, at: At, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the kernel does not let connections go, the NAT of before holds, and the router is open."""
+        net = Net(netns_lab, "wan")
+        servers, laptop = (at(net.near, 1000), at(net.far, 1000)), at(net.laptop, 5000)
+        laptop.seen_as(servers[0])
+
+        def refuse(_: object) -> None:
+            raise KernelError(errno.EPERM, "refused")
+
+        monkeypatch.setattr(_nat_load, "flush_connections", refuse)
+        with pytest.raises(KernelError, match="refused"):
+            net.home.set_nat(Nat("wan", "symmetric"))
+        assert net.home.nat == Nat("wan")
+        assert laptop.seen_as(*servers) == [(net.outside, 5000)] * 2
 
     def test_what_nft_refuses_leaves_all_as_it_was(
         self, netns_lab: Lab, at: At, monkeypatch: pytest.MonkeyPatch
@@ -382,7 +434,7 @@ class TestWhatIsLacking:
         net = Net(netns_lab, "wan")
         server, laptop = at(net.near, 1000), at(net.laptop, 5000)
         laptop.seen_as(server)
-        monkeypatch.setattr(_nftables, "CLOSED", "add rule inet netns nowhere drop\n")
+        monkeypatch.setattr(_nat_load, "CLOSED", "add rule inet netns nowhere drop\n")
         with pytest.raises(NetnsError, match=r"home: nft refused the rules of its NAT: .*No such file or directory"):
             net.home.set_nat(Nat("wan", "symmetric"))
         assert net.home.nat == Nat("wan")
