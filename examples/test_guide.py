@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -159,6 +159,28 @@ def test_host_without_an_address(netns_pair: Pair) -> None:
     client.run(["ip", "address", "add", "10.0.0.50/24", "dev", "eth0"], check=True)  # your client instead of this
     assert "10.0.0.50/24" in client["eth0"].state().addresses
     assert ping(client, server)
+
+
+async def serve(port: int, ready: Callable[[], object]) -> None:
+    """A server of yours: it says itself when it is ready."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readline()).upper())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "", port) as server:
+        ready()
+        await server.serve_forever()
+
+
+def test_server_code_in_the_background(netns_pair: Pair) -> None:
+    """Started in the host, ready when it says so, and ended with the host."""
+    beijing, shanghai = netns_pair
+    shanghai.start(serve, 80)
+    with beijing.socket() as client:
+        client.connect((shanghai.ip, 80))
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
 
 
 def test_server_code_in_a_thread(netns_pair: Pair) -> None:

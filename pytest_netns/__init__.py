@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._namespace import Namespace
     from ._nat import Nat, PortForward
     from ._router import Router
+    from ._started import Started
     from ._tun import Tun
     from ._wireguard import WireGuard
     from .packets import PingNote, PingResult, ping
@@ -52,6 +53,7 @@ _HOMES = {
     "_interfaces": ("Interface", "InterfaceState"),
     "_lab": ("Lab", "Pair"),
     "_namespace": ("Namespace",),
+    "_started": ("Started",),
     "_nat": ("Nat", "PortForward"),
     "_router": ("Router",),
     "_tun": ("Tun",),
@@ -85,6 +87,7 @@ __all__ = [
     "RemoteError",
     "Router",
     "Tun",
+    "Started",
     "WaitTimeout",
     "WireGuard",
     "ping",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["CALL_LIMIT", "Block"]
+__all__ = ["CALL_LIMIT", "Block", "to_its_end"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -68,7 +68,7 @@ class Block:
         A coroutine function is run in the child to its end, in an event loop of its own, of the same kind.
         """
         __tracebackhide__ = True
-        child = self._child(_to_its_end(function), args, kwargs)
+        child = self._child(to_its_end(function), args, kwargs)
         outcome = await child.wait_in_loop(self._limit)
         return self._result(child, outcome)  # type: ignore[no-any-return]
 
@@ -116,7 +116,8 @@ class Block:
         self._helper.tags.give_back(tag)
 
 
-def _to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
+def to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A coroutine function as one that runs it, in an event loop of its own; others as they are."""
     if not inspect.iscoroutinefunction(function):
         return function
 

@@ -25,7 +25,7 @@ from ._awaiting import one_readable
 from ._errors import ChildDied, NetnsError, WaitTimeout
 from ._fork import Entry
 
-__all__ = ["Child", "Outcome", "died"]
+__all__ = ["Child", "Outcome", "died", "is_readable"]
 
 _STACKS_LIMIT = 5.0
 _CANCELLED = ("CancelledError", "Cancelled")  # asyncio's and trio's
@@ -100,8 +100,8 @@ class Child:
         # be lost. So signals wait.
         mask = _signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         try:
-            for _ in ("frames", "report"):
-                opened += os.pipe2(os.O_CLOEXEC)
+            opened += self._open_frames()
+            opened += os.pipe2(os.O_CLOEXEC)
             opened.append(os.memfd_create("netns-stacks", os.MFD_CLOEXEC))
             self._frames, frames, self._report, report, self._stacks = opened
             os.set_blocking(self._frames, False)
@@ -115,6 +115,13 @@ class Child:
         finally:
             _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+    def _open_frames(self) -> list[int]:
+        """Both ends of what the child answers through."""
+        return list(os.pipe2(os.O_CLOEXEC))
+
+    def _read_frames(self) -> bytes:
+        return os.read(self._frames, 1 << 16)
+
     def wait(self, limit: float | None) -> Outcome:
         """Wait for the end, at most ``limit`` seconds; pass on what the child logs, warns and prints meanwhile.
 
@@ -124,6 +131,14 @@ class Child:
         __tracebackhide__ = True
         try:
             self._start()
+            return self.wait_for_end(limit)
+        finally:
+            self._finish()
+
+    def wait_for_end(self, limit: float | None) -> Outcome:
+        """:meth:`wait` for one that was started before."""
+        __tracebackhide__ = True
+        try:
             deadline = _deadline(limit)
             while not self._turn(deadline):
                 pass
@@ -131,8 +146,6 @@ class Child:
         except BaseException as error:
             self._interrupted(error, limit)
             raise
-        finally:
-            self._finish()
 
     async def wait_in_loop(self, limit: float | None) -> Outcome:
         """:meth:`wait` for the running event loop, asyncio's or trio's; cancelling it kills the child."""
@@ -195,7 +208,7 @@ class Child:
     def _receive(self) -> bool:
         """Take in one piece of what the child has sent; False if there was none."""
         try:
-            piece = os.read(self._frames, 1 << 16)
+            piece = self._read_frames()
         except BlockingIOError:
             return False
         if not piece:
@@ -263,6 +276,11 @@ def _readable(fds: set[int], seconds: float | None) -> set[int]:
     for fd in fds:
         poll.register(fd, select.POLLIN)
     return {fd for fd, _ in poll.poll(None if seconds is None else min(seconds * 1000 + 1, _LONGEST_POLL_MS))}
+
+
+def is_readable(fd: int) -> bool:
+    """Whether there is something to read."""
+    return bool(_readable({fd}, 0))
 
 
 def _pass_on(kind: bytes, body: bytes) -> None:

@@ -319,6 +319,11 @@ class Inner:
 
         return _keeping.begin(self.kept, self.poll, output)
 
+    def do_keep(self, fds: list[int]) -> Answer:
+        """Keep what a callable writes."""
+        self._keep(fds)
+        return None, []
+
     def do_drain(self, _fds: list[int]) -> Answer:
         """Return when all that programs have written so far is where it is kept."""
         for keeper in self.kept.values():

@@ -26,6 +26,8 @@ from ._waiting import Waits
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Self
 
+    from ._started import Started
+
     P = ParamSpec("P")
 
 __all__ = ["Inside"]
@@ -126,9 +128,26 @@ class Inside(Waits):
         held = self.namespace.broker
         return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=held, _keep=keep, **keywords)
 
+    def start(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Started[T]:
+        """Start a callable inside, in the background: ``server = host.start(serve, 80)``; it ends with the host.
+
+        If it has a parameter ``ready`` and is given nothing for it, it gets a callback, and ``start`` returns when it
+        has called that: ``def serve(port, ready): …; ready(); …``. If it has not within 60 s, it is killed. A coroutine
+        function is run in an event loop of its own.
+
+        What it prints, logs and warns is kept and shown as that of a program is; see :meth:`popen`. An exception before
+        ``ready()`` is raised here. One after it fails the test, unless :meth:`Started.wait` has told of it.
+        """
+        __tracebackhide__ = True
+        from ._started import Started
+
+        started = Started(self._entry(current_tag()), self.namespace.broker, function, args, kwargs)
+        self.background.add(started)
+        return started
+
     @functools.cached_property
     def background(self) -> Background:
-        """What was started in it by :meth:`popen` and is still known."""
+        """What was started in it by :meth:`popen` and :meth:`start`, and is still known."""
         return Background(self.name)
 
     def run(

@@ -73,6 +73,7 @@ FLOORS = (
     "_features",
     "_nat_load",
     "_arun",
+    "_started",
     "_listening",
     "_waiting",
     "_inside",

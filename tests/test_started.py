@@ -1,0 +1,226 @@
+"""Callables in the background of a host: ready when they say so, ended with the host, and an error of theirs counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from calling import hang, own
+from marking import Inner
+
+from pytest_netns import ChildDied, Host, Lab, Pair, Started, WaitTimeout, _started
+
+pytestmark = pytest.mark.kernel
+
+Ready = Callable[[], object]
+
+
+def ended(started: Started[Any]) -> None:
+    """Return when it is over, without having asked how."""
+    if started.running():
+        poll = select.poll()
+        poll.register(started.watched(), select.POLLIN)
+        assert poll.poll(60_000)
+
+
+def serve(port: int, ready: Ready) -> str:
+    """Answer one client; return who it was."""
+    with socket.create_server(("", port)) as listener:
+        ready()
+        connection, (address, _) = listener.accept()
+        with connection:
+            connection.sendall(connection.recv(100).upper())
+        return str(address)
+
+
+def ask(host: Host, server: Host, port: int) -> bytes:
+    with host.socket() as client:
+        client.settimeout(20)
+        client.connect((server.ip, port))
+        client.sendall(b"hello")
+        return client.recv(100)
+
+
+def test_it_is_ready_when_it_says_so(netns_pair: Pair) -> None:
+    """The first client gets through, and the value comes back, as often as it is asked for."""
+    beijing, shanghai = netns_pair
+    server = shanghai.start(serve, 80)
+    assert server.running()
+    assert ask(beijing, shanghai, 80) == b"HELLO"
+    assert server.wait(20) == server.wait() == beijing.ip
+    assert not server.running()
+
+
+def test_a_coroutine_function_is_run(netns_pair: Pair) -> None:
+    """An asyncio server, in a loop of its own, while the test has one too."""
+    beijing, shanghai = netns_pair
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read(100)).upper())
+        writer.close()
+
+    async def serve_forever(ready: Ready) -> None:
+        async with await asyncio.start_server(answer, "", 80) as server:
+            ready()
+            await server.serve_forever()
+
+    shanghai.start(serve_forever)
+    assert ask(beijing, shanghai, 80) == b"HELLO"
+
+
+def test_without_ready_others_wait(netns_pair: Pair) -> None:
+    """A callable that does not ask for the callback runs at once; one that is given something of its own has that."""
+    beijing, shanghai = netns_pair
+    shanghai.start(serve, 80, ready=bool)
+    shanghai.wait_listening(80)
+    assert ask(beijing, shanghai, 80) == b"HELLO"
+
+
+def test_an_error_before_it_is_ready_is_the_starts(netns: Host) -> None:
+    """As itself; and so is an end."""
+
+    def fail(ready: Ready) -> None:  # noqa: ARG001
+        raise KeyError("no such thing")
+
+    def leave(ready: Ready) -> None:  # noqa: ARG001
+        os._exit(3)
+
+    def forget(ready: Ready) -> None:
+        pass
+
+    with pytest.raises(KeyError, match="no such thing"):
+        netns.start(fail)
+    with pytest.raises(ChildDied, match="left with exit code 3"):
+        netns.start(leave)
+    with pytest.raises(ChildDied, match=r"returned, and has not called ready\(\)"):
+        netns.start(forget)
+
+
+def test_who_never_is_ready_is_killed(netns: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message shows where it stood, and what it has written."""
+
+    def work(ready: Ready) -> None:  # noqa: ARG001
+        print("working")
+        hang()
+
+    monkeypatch.setattr(_started, "CALL_LIMIT", 0.3)
+    with pytest.raises(WaitTimeout, match=r"(?s)not called ready\(\) within 0.3 s .* in hang.*output:\n.* working$"):
+        netns.start(work)
+
+
+def test_a_wait_has_a_limit(netns: Host) -> None:
+    """After which it is killed, as with a call."""
+    started = netns.start(hang)
+    with pytest.raises(WaitTimeout, match=r"(?s)did not return within 0.2 s and was killed.* in hang"):
+        started.wait(0.2)
+    with pytest.raises(ChildDied):
+        started.wait()
+
+
+def test_an_error_of_which_nobody_has_been_told_counts() -> None:
+    """It is the host's at its end; also the end by a signal."""
+    with pytest.raises(ChildDied, match=r"(?s)fail\(\) in web raised ValueError: late; its output:\n.*Traceback"):
+        with_a_late_error(tell=False)
+    with_a_late_error(tell=True)
+    lab = Lab()
+    with pytest.raises(ChildDied, match=r"crash\(\) in web was killed by SIGKILL"), lab:
+        ended(lab.host("web").start(crash))
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def with_a_late_error(*, tell: bool) -> None:
+    def fail(ready: Ready) -> None:
+        ready()
+        raise ValueError("late")
+
+    with Lab() as lab:
+        started = lab.host("web").start(fail)
+        ended(started)
+        if tell:
+            with pytest.raises(ValueError, match="late"):
+                started.wait()
+
+
+def test_whatever_it_says_is_kept(netns: Host) -> None:
+    """Of Python, of programs that it starts, of logging and of warnings, far more than a pipe holds."""
+
+    def talk() -> str:
+        print("printed", file=sys.stderr)
+        logging.getLogger("mine").warning("logged %s", 1)
+        warnings.warn("warned", UserWarning, stacklevel=1)
+        os.system("echo echoed")
+        print(300_000 * "x")
+        return 300_000 * "y"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        started = netns.start(talk)
+    assert started.wait(20) == 300_000 * "y"
+    lines = started.output.splitlines()
+    assert lines[:2] == ["printed", "WARNING mine: logged 1"]
+    assert "UserWarning: warned" in lines[2]
+    assert lines[-2:] == ["echoed", 300_000 * "x"]
+
+
+def test_nothing_is_left() -> None:
+    """Of those that ran on, returned, failed or were closed: no process, no descriptor."""
+
+    def run() -> None:
+        with Lab() as lab:
+            host = lab.host()
+            host.start(time.sleep, 1000)
+            host.start(len, "abc").wait(20)
+            started = host.start(hang)
+            started.close()
+            started.close()
+            with pytest.raises(TypeError):
+                host.start(len, None).wait(20)
+
+    run()
+    before = own()
+    run()
+    assert own() == before
+
+
+def test_a_failed_test_shows_it(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it shows programs, inside as outside; and an error of its fails the test."""
+    source = """
+        import pytest, select
+
+        def work(ready):
+            print("working")
+            ready()
+            raise KeyError("late")
+
+        @pytest.mark.parametrize("n", [0, pytest.param(1, marks=pytest.mark.netns)])
+        def test_late(netns_pair, n):
+            started = netns_pair["beijing"].start(work)
+            while started.running():
+                select.select([started.watched()], [], [], 10)
+
+        @pytest.fixture
+        def started(netns_pair):
+            return netns_pair["beijing"].start(__import__("time").sleep, 1000)
+
+        @pytest.mark.netns
+        def test_fine(started):
+            assert started.running()
+    """
+    result = Inner(pytester, monkeypatch).run("if True:\n" + source)
+    result.assert_outcomes(failed=2, passed=1)
+    text = result.stdout.str()
+    assert text.count("work() in beijing raised KeyError: 'late'; its output:") >= 2
+    assert text.count("- beijing: work() (raised KeyError: 'late') -") == 2
