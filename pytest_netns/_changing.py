@@ -142,7 +142,16 @@ def replug(plan: Plan, node: str, interface: str, segment: str, *, ip: str | Non
     port = old.port if segment == old.segment else free_port_name(plan, node, segment)
     told = old.told if segment == old.segment else PLAIN  # it was the other bridge's port that was told
     new = replace(bare, segment=segment, addresses=tuple(addresses), port=port, told=told)
-    return replace(_with(plan, bare, new), next_free=next_free)
+    return replace(_with(_moved_outside(plan, old, segment), bare, new), next_free=next_free)
+
+
+def _moved_outside(plan: Plan, old: End, segment: str) -> Plan:
+    """What is outside of a router that translates is where its cable leads."""
+    node = plan.nodes[old.node]
+    stays = any(end.segment == old.segment and end.name != old.name for end in plan.of_node[old.node])
+    if node.nat is None or node.nat.outside != old.segment or stays:
+        return plan
+    return replace(plan, nodes={**plan.nodes, old.node: replace(node, nat=replace(node.nat, outside=segment))})
 
 
 def set_mtu(plan: Plan, node: str, interface: str, mtu: object) -> Plan:

@@ -361,6 +361,18 @@ class TestChanges:
         assert ping(laptop, server, timeout=seconds(20))
         assert not ping(server, laptop)
 
+    def test_the_cable_outside_leads_elsewhere(self, netns_lab: Lab, at: At) -> None:
+        """From one provider to another: the router translates there, and is known by its new address."""
+        net = Net(netns_lab, "wan")
+        mobile = netns_lab.bridge("mobile", "198.51.100.0/24")
+        netns_lab.router("exchange", net.wan, mobile)
+        server, laptop = at(net.near, 1000), at(net.laptop, 5000)
+        assert laptop.seen_as(server) == [(net.outside, 5000)]
+        net.home["eth1"].replug(mobile)
+        assert net.home.nat == Nat(mobile)
+        assert laptop.seen_as(server) == [("198.51.100.2", 5000)]
+        assert not ping(net.near, net.laptop)
+
 
 class TestWhatIsLacking:
     def test_without_nft_it_is_said_what_to_type(self, netns_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
