@@ -179,7 +179,7 @@ def last_output(work: Work) -> str:
     if work.kept is None:
         return ""
     text = work.kept.tail()
-    return f"; its output:\n{indented(text)}" if text else "; it has written nothing"
+    return f"; its output:\n{indented(text)}{work.kept.advice(text)}" if text else "; it has written nothing"
 
 
 def indented(text: str) -> str:

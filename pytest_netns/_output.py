@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import _settings
+from ._advice import about_users
 from ._errors import NetnsError
 from ._keeping import FRAME
 
@@ -107,6 +108,10 @@ class Output:
             before = f"({data.count(bytes([10]), 0, cut)} lines before)\n"
             data = data[cut:]
         return before + data.decode(errors="backslashreplace").rstrip("\n")
+
+    def advice(self, written: str) -> str:
+        """What else is to be said to who reads that."""
+        return about_users(written, self._broker)
 
     def close(self) -> None:
         """Take in the rest and let go of the descriptors; what has come stays."""

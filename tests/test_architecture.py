@@ -65,6 +65,7 @@ FLOORS = (
     "_conntrack",
     "_belongings",
     "_interfaces",
+    "_advice",
     "_output",
     "_background",
     "_program",

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from programs import program
 
-from pytest_netns import Lab, LabFactory, Pair, PairFactory, PlanError, ping
+from pytest_netns import ChildDied, Lab, LabFactory, Pair, PairFactory, PlanError, _advice, ping
 from pytest_netns._broker import broker
 
 pytestmark = pytest.mark.kernel
@@ -65,6 +66,19 @@ class TestWithoutRoot:
         assert mine.poll() is None
         assert beijing.end_processes() == 1
 
+    @pytest.mark.once
+    @pytest.mark.netns(user="root")
+    def test_a_daemon_that_drops_its_privileges_is_explained(self, netns_pair: Pair, tmp_path: Path) -> None:
+        """Nobody is there whom it could become; the error says so, and what to do."""
+        beijing, _ = netns_pair
+        dnsmasq = [program("dnsmasq"), "--keep-in-foreground", "--conf-file=/dev/null", "--port=0"]
+        dnsmasq += ["--log-facility=-", f"--pid-file={tmp_path}/pid"]
+        server = beijing.popen(dnsmasq)
+        with pytest.raises(ChildDied, match=r"tell it not to change its user.*, or run it without user="):
+            server.wait_output("started")
+        with Lab() as lab:  # as the error says
+            assert lab.host().popen(dnsmasq).wait_output("started")
+
     def test_the_capabilities_are_all_there_are(self) -> None:
         """Over what is in the lab: users of it may mount, and change owners, as root does."""
         with Lab(user="root") as lab:
@@ -73,6 +87,22 @@ class TestWithoutRoot:
             shown = host.run(["grep", "CapEff", "/proc/self/status"], stdout=subprocess.PIPE, text=True).stdout
             assert int(shown.split()[1], 16) & (1 << 41) - 1 > 1 << 37
         assert not os.path.ismount("/mnt")
+
+
+@pytest.mark.parametrize(
+    ("said", "by_this"),
+    [
+        ("nginx: [emerg] initgroups(root, 0) failed (1: Operation not permitted)", True),
+        ('nginx: [emerg] chown("/run/x/body", 65534) failed (22: Invalid argument)', True),
+        ("tcpdump: Couldn't change to 'root' uid=0 gid=0: Operation not permitted", True),
+        ("su: cannot set groups: Operation not permitted", True),
+        ("nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)", False),
+        ("mount: /mnt: permission denied", False),
+    ],
+)
+def test_what_programs_say_that_wanted_to_be_another_user(said: str, by_this: bool) -> None:
+    """It is known by the calls that fail, and by how."""
+    assert bool(_advice._WANTS_ANOTHER_USER.search(said)) is by_this
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
