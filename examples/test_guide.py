@@ -379,6 +379,7 @@ def test_lab_from_a_file(tmp_path: Path) -> None:
         assert ping(lab["laptop"], lab["server"])
         assert "bridge lan: 192.168.1.0/24" in str(lab)
         assert lab.mermaid().startswith("flowchart")
+        (tmp_path / "lab.svg").write_text(lab.svg())  # a picture, for a browser
 
 
 @pytest.mark.netns(user="root")

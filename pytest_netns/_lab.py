@@ -176,6 +176,13 @@ class Lab:
         """It as a graph for Graphviz (``dot -Tsvg``)."""
         return as_dot(self._plan)
 
+    def svg(self) -> str:
+        """It as a picture in SVG, for a browser: hosts, addresses, MTU; of what is made, the state of interfaces."""
+        from ._drawing import as_svg
+
+        made = {name: host for name, host in self._hosts.items() if host._namespace and not host.closed}
+        return as_svg(self._plan, {name: host.interfaces for name, host in made.items()})
+
     @property
     def hosts(self) -> Mapping[str, Host]:
         """Hosts and routers by name, in the order of creation."""

@@ -84,6 +84,7 @@ FLOORS = (
     "_host",
     "_router",
     "_bridge",
+    "_drawing",
     "_room",
     "_alter",
     "_build",
