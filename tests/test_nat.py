@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pace import seconds
 from programs import program
 
@@ -253,6 +257,45 @@ def serve(host: Host, directory: Path, port: int = 80) -> None:
 def fetch(host: Host, place: str) -> str:
     command = [program("curl"), "-fsS", "--max-time", "20", f"http://{place}/"]
     return str(host.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@st.composite
+def descriptions(draw: st.DrawFn) -> dict[str, Any]:
+    """Bridges with a host on each, joined by routers that translate or not, in a row or in circles."""
+    bridges = [f"b{number}" for number in range(draw(st.integers(2, 4)))]
+    routers = {}
+    for number in range(draw(st.integers(1, 3))):
+        on = draw(st.lists(st.sampled_from(bridges), min_size=2, max_size=3, unique=True))
+        outside = draw(st.sampled_from([None, *on]))
+        kind = draw(st.sampled_from(["home", "full-cone", "symmetric", "carrier-grade"]))
+        nat = {} if outside is None else {"nat": {"outside": outside, "kind": kind}}
+        routers[f"r{number}"] = {"bridges": on, **nat}
+    hosts = {f"h{number}": {"bridges": [bridge]} for number, bridge in enumerate(bridges)}
+    return {"bridges": {bridge: {"subnet6": False} for bridge in bridges}, "hosts": hosts, "routers": routers}
+
+
+def reached(data: dict[str, Any], bridge: str) -> set[str]:
+    """The bridges that a packet gets to: in at any interface of a router but the one that is outside."""
+    found, waiting = {bridge}, [bridge]
+    while waiting:
+        here = waiting.pop()
+        for router in data["routers"].values():
+            if here in router["bridges"] and router.get("nat", {}).get("outside") != here:
+                new = set(router["bridges"]) - found
+                found |= new
+                waiting += new
+    return found
+
+
+@settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(descriptions())
+def test_any_lab_with_nat_is_connected_as_its_plan_says(data: dict[str, Any]) -> None:
+    """Each host reaches another exactly if it is not behind a router that translates, however many are on the way."""
+    with Lab.from_dict(data) as lab:
+        for source, target in itertools.permutations(data["hosts"], 2):
+            near, far = (data["hosts"][name]["bridges"][0] for name in (source, target))
+            expected = far in reached(data, near)
+            assert bool(ping(lab[source], lab[target], timeout=seconds(20) if expected else 0.1)) == expected
 
 
 def test_tracked_connections_are_forgotten(netns_pair: Pair) -> None:
