@@ -87,10 +87,11 @@ listener: Callable[[str, list[Work]], None] | None = None
 class Background:
     """What was started in one host."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, net: int) -> None:
+        """``net``: the inode of its network namespace."""
         global _made  # noqa: PLW0603 - an order in which to show them
         _made += 1
-        self.where = where
+        self.where, self.net = where, net
         self.number = _made
         self.all: list[Work] = []
         self._look_at = _AT_A_TIME
@@ -233,8 +234,10 @@ class Wait:
         lines = [f"{self._what}: not within {self._limit:g} s"]
         if self.seen:
             lines[0] += f"; {self.seen}"
+        from ._listing import processes
+
         lines += [f"{work.label} in {self._background.where}: {work.state()}{last_output(work)}" for work in works]
-        return "\n".join(lines)
+        return "\n".join(lines) + processes(self._background.net, self._background.where)
 
 
 def check_limit(limit: Any) -> None:

@@ -167,11 +167,8 @@ class Child:
         """The wait is over before the child is, unless ``error`` came while passing on what it sent."""
         __tracebackhide__ = True
         if isinstance(error, _LimitPassed):
-            stacks = self._end_with_stacks()
-            raise WaitTimeout(
-                f"{self.name} in {self.entry.where} did not return within {limit:g} s and was killed"
-                + (f"; it stood here:\n{stacks}" if stacks else "")
-            ) from None
+            words = f"{self.name} in {self.entry.where} did not return within {limit:g} s and was killed"
+            raise WaitTimeout(words + self.end_telling()) from None
         # A cancelled task is no news. (Neither library may have been imported, so that is known by name.)
         quiet = isinstance(error, KeyboardInterrupt) or type(error).__name__ in _CANCELLED
         if self._shell is not None and not self._ended and not quiet:  # pytest-timeout's, for one
@@ -242,6 +239,14 @@ class Child:
         self._outcome.status = first
         if first:  # it has answered, and then died
             self._outcome.kind = None
+
+    def end_telling(self) -> str:
+        """End it, and tell where it stood and what else runs in the host."""
+        from ._listing import processes
+
+        others = processes(os.fstat(self.entry.net).st_ino, self.entry.where, {self._shell, self._pid})
+        stacks = self._end_with_stacks()
+        return (f"; it stood here:\n{stacks}" if stacks else "") + others
 
     def _end_with_stacks(self) -> str:
         """Have the child write where its threads stand and end by that; kill it if it can not."""

@@ -148,7 +148,7 @@ class Inside(Waits):
     @functools.cached_property
     def background(self) -> Background:
         """What was started in it by :meth:`popen` and :meth:`start`, and is still known."""
-        return Background(self.name)
+        return Background(self.name, self.namespace.id)
 
     def run(
         self,

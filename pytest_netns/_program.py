@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._background import WAIT_LIMIT, check_limit, how_it_ended, last_output, wait_for_any
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
+from ._listing import processes
 from ._output import Output
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class InBackground:
                 error.returncode = code
                 raise error
             if over:
-                raise WaitTimeout(f"{self._asked_for(wanted)}: not within {timeout:g} s{last_output(self)}")
+                words = f"{self._asked_for(wanted)}: not within {timeout:g} s{last_output(self)}"
+                raise WaitTimeout(words + processes(os.fstat(self._entry.net).st_ino, self._entry.where))
             # Another process or thread may take what rings the bell, hence the quarter of a second.
             wait_for_any([self.kept.bell, self.watched()], min(0.25, deadline - time.monotonic()))
 

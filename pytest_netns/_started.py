@@ -105,10 +105,9 @@ class Started(Generic[T]):
                 self._child._outcome.result(self.label, self._where)
                 raise ChildDied(f"{self.label} in {self._where} returned, and has not called ready()")
             if time.monotonic() >= deadline:
-                stacks = self._child._end_with_stacks()
                 raise WaitTimeout(
                     f"{self.label} in {self._where} has not called ready() within {CALL_LIMIT:g} s and was killed"
-                    + (f"; it stood here:\n{stacks}" if stacks else "")
+                    + self._child.end_telling()
                     + last_output(self)
                 )
             wait_for_any([self._bell, self._child.ended_by], deadline - time.monotonic())

@@ -58,6 +58,7 @@ FLOORS = (
     "_child",
     "_fork",
     "_awaiting",
+    "_listing",
     "_call",
     "_block",
     "_settings",
