@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
+import random
 import re
 import signal
 import sys
@@ -77,11 +78,13 @@ def _wait_for_body(
         if stream is not None:
             stream.flush()  # or the child would print it a second time
     inside = functools.partial(run_in_child, item, body, journal, warnings.showwarning)
+    chance = random.getstate()  # or it would be seeded anew at the fork, whatever pytest-randomly has set
     try:
         with host.enter() as run, signals_of_a_debugger(journal) as put_back:
 
             def with_own_signals() -> Any:
                 put_back()
+                random.setstate(chance)
                 return inside()
 
             return BodyChild(run.entry(), with_own_signals, item.name, journal).wait(limit)
@@ -177,6 +180,8 @@ def log_report(item: pytest.Item, packed: PackedReport) -> None:
 def _take_over(item: pytest.Item, answer: Answer) -> None:
     """Do here what the body has done there, as far as pytest has to know; raise what it raised."""
     item.user_properties[:] = answer.properties
+    if answer.chance is not None:
+        random.setstate(answer.chance)
     for packed in answer.marks:
         name, args, keywords = pickle.loads(packed)
         item.add_marker(getattr(pytest.mark, name).with_args(*args, **keywords))

@@ -10,6 +10,7 @@ import faulthandler
 import functools
 import io
 import pickle
+import random
 import sys
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Answer:
     finalizer: str | None = None
     coverage: _coverage.Measured | None = None
     failed_subtests: int = 0
+    chance: tuple[Any, ...] | None = None
     told: set[int] = field(default_factory=set)
 
 
@@ -86,6 +88,7 @@ def run_in_child(
         if stream is not None:
             stream.flush()  # with --capture=tee-sys nobody else does
     mirrors.close()
+    answer.chance = random.getstate()
     return answer
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import pickle
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,11 +73,13 @@ def _prepare(item: pytest.Item) -> None:
 
 
 def _wait(item: pytest.Item, host: Host, limit: float | None, journal: _journal.Journal) -> None:
+    chance = random.getstate()  # a fork is seeded anew
     try:
         with host.enter() as run, signals_of_a_debugger(journal) as put_back:
 
             def protocol() -> End:
                 put_back()
+                random.setstate(chance)
                 return run_protocol(item, journal)
 
             outcome = BodyChild(run.entry(), protocol, item.name, journal).wait(limit)
@@ -94,6 +97,8 @@ def _wait(item: pytest.Item, host: Host, limit: float | None, journal: _journal.
         raise failure(f"{words}; it stood here:\n{stacks}" if stacks else words)
     end: End = pickle.loads(outcome.body)
     keep_coverage(item.config, end.coverage)
+    if end.chance is not None:
+        random.setstate(end.chance)
     if end.exit is not None:
         pytest.exit(*end.exit)
     if end.interrupted:

@@ -9,6 +9,7 @@ it is to hear it hears in the test process.
 from __future__ import annotations
 
 import faulthandler
+import random
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,12 @@ _OF_THE_SESSION = (
 
 @dataclass
 class End:
-    """How the protocol ended, if it was not by its last report, and which lines it ran."""
+    """How the protocol ended, if it was not by its last report, which lines it ran, and where chance stands."""
 
     exit: tuple[Any, int | None] | None = None
     interrupted: bool = False
     coverage: _coverage.Measured | None = None
+    chance: tuple[Any, ...] | None = None
 
 
 def run_protocol(item: pytest.Item, journal: _journal.Journal) -> End:
@@ -54,6 +56,7 @@ def run_protocol(item: pytest.Item, journal: _journal.Journal) -> End:
         _tear_down(item)
     if measuring is not None:
         end.coverage = measuring.stop()
+    end.chance = random.getstate()
     return end
 
 
