@@ -11,8 +11,10 @@ PYTEST_ARGS ?=
 K ?= stable
 T ?=
 P ?= default
+# Of benchmarks/pair.py: --rounds, --pause, --json.
+BENCH_ARGS ?=
 
-.PHONY: demo test lint check check-all kernel kernels kernels-lacking kernels-check kernels-proof kernels-table format clean
+.PHONY: demo test lint check check-all bench kernel kernels kernels-lacking kernels-check kernels-proof kernels-table format clean
 
 demo:
 	$(PYTHON) tools/venvs.py
@@ -31,6 +33,13 @@ check: lint test
 
 check-all: PYTHONS = all
 check-all: lint test
+
+# What it costs: a pair beside its rivals, and labs of up to 1,000 hosts; some ten minutes, on a machine that does nothing
+# else. Needs a C compiler.
+bench:
+	$(PYTHON) tools/venvs.py
+	.venv/bin/python benchmarks/pair.py $(BENCH_ARGS)
+	.venv/bin/python benchmarks/scale.py
 
 # In virtual machines; nothing is installed, and no root is needed. Exit status 77 if that is not possible here.
 kernel:
