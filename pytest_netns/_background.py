@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ._errors import ChildDied, PlanError, WaitTimeout, hide_own_frames
 from ._output import Output
+from ._releasing import releasing
 
 __all__ = [
     "WAIT_LIMIT",
@@ -137,8 +138,9 @@ class Background:
     def release(self) -> None:
         """The host is gone, and all that ran in it."""
         works, self.all = self.all, []
-        for work in works:
-            work.release()
+        with releasing(f"what ran in {self.where}") as release:
+            for work in works:
+                release(work.release)
         if works and listener is not None:
             listener(self.where, works)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ._errors import NetnsError
 from ._namespace import Namespace
+from ._releasing import releasing
 
 __all__ = ["Belongings", "Names"]
 
@@ -57,9 +58,10 @@ class Belongings:
         """Let go of them."""
         held = (self.mounts, self._etc, self.uts)
         self.mounts = self._etc = self.uts = None
-        for fd in held:
-            if fd is not None:
-                os.close(fd)
+        with releasing("what a host has of its own") as release:
+            for fd in held:
+                if fd is not None:
+                    release(os.close, fd)
 
 
 def _write(file: str, folder: int, data: bytes) -> None:

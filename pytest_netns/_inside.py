@@ -21,6 +21,7 @@ from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
 from ._plan import Plan
 from ._process import Popen
+from ._releasing import releasing
 from ._waiting import Waits
 
 if TYPE_CHECKING:
@@ -286,12 +287,11 @@ class Inside(Waits):
             self._owner.remove(self)
         elif not self.closed:
             bad_ends = self._bad_ends()
-            try:
-                self.end_processes()
-            finally:
-                self._release()
-            if bad_ends:
-                raise ended_badly(bad_ends)
+            with releasing(self.name) as release:
+                release(self.end_processes)
+                release(self._release)
+                if bad_ends:
+                    raise ended_badly(bad_ends)
 
     def _bad_ends(self) -> list[str]:
         """Who has ended with an error that nobody knows of; who ends from now on is ended by us."""
@@ -303,13 +303,14 @@ class Inside(Waits):
 
     def _release(self) -> None:
         self._ended = True
-        if "background" in self.__dict__:
-            self.background.release()
         belongings, self._belongings = self._belongings, None
-        if belongings is not None:
-            belongings.close()
-        if self._namespace is not None:
-            self._namespace.close()
+        with releasing(self.name) as release:
+            if "background" in self.__dict__:
+                release(self.background.release)
+            if belongings is not None:
+                release(belongings.close)
+            if self._namespace is not None:
+                release(self._namespace.close)
 
     def __enter__(self) -> Self:
         return self

@@ -29,6 +29,7 @@ from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment
 from ._port import PLAIN, Port
 from ._reach import answering
 from ._reading import load_toml, plan_from
+from ._releasing import releasing
 from ._settings import is_root
 from ._steps import steps
 from ._surroundings import LabSurroundings
@@ -562,6 +563,7 @@ class Lab:
 
         Raises:
             ChildDied: Something in the background had ended with an error of which nobody has been told.
+            ExceptionGroup: Several steps failed; everything else is released all the same.
         """
         self._closed = True
         self._close([*self._hosts.values(), *self._bridges.values()])
@@ -570,16 +572,17 @@ class Lab:
         open_places = [place for place in places if not place.closed]
         if not open_places:
             return
-        # One stack, so that a failure to release one thing does not keep the others.
-        with contextlib.ExitStack() as release:
+        with releasing("the lab") as release:
+            bad_ends: list[str] = []
             for place in open_places:
-                release.callback(place._release)
+                release(lambda place=place: bad_ends.extend(place._bad_ends()))
             # Processes first: they would keep their namespaces alive.
-            bad_ends = [words for place in open_places for words in place._bad_ends()]
             for held, inodes in _by_helper([place._namespace for place in open_places if place._namespace]):
-                held.end_processes("net", inodes)
-        if bad_ends:
-            raise ended_badly(bad_ends)
+                release(held.end_processes, "net", inodes)
+            for place in open_places:
+                release(place._release)
+            if bad_ends:
+                raise ended_badly(bad_ends)
 
     def __enter__(self) -> Self:
         return self

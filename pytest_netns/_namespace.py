@@ -12,6 +12,7 @@ from ._broker import broker
 from ._errors import ClosedError, KernelError, NetnsError, PlanError, hide_own_frames
 from ._netlink import Netlink
 from ._plan import check_host_name
+from ._releasing import releasing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -176,11 +177,10 @@ class Namespace:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        self._netlink.close()
-        try:
-            self._unbind(fd)
-        finally:
-            os.close(fd)
+        with releasing("a namespace") as release:
+            release(self._netlink.close)
+            release(self._unbind, fd)
+            release(os.close, fd)
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from . import _settings
 from ._advice import about_users
 from ._errors import NetnsError
 from ._keeping import FRAME
+from ._releasing import releasing
 
 if TYPE_CHECKING:
     from ._broker import Broker
@@ -117,16 +118,19 @@ class Output:
         """Take in the rest and let go of the descriptors; what has come stays."""
         if self._file < 0:
             return
-        if self._owner == os.getpid():
-            self.look_now()
-        self._let_go()
+        with releasing("output") as release:
+            if self._owner == os.getpid():
+                release(self.look_now)
+            release(self._let_go)
 
     def _let_go(self) -> None:
         file, self._file = self._file, -1
-        for fd in (file, self.bell, self._pipe, self.pipe):
-            if fd >= 0:
-                os.close(fd)
+        held = (file, self.bell, self._pipe, self.pipe)
         self.bell = self._pipe = self.pipe = -1
+        with releasing("output") as release:
+            for fd in held:
+                if fd >= 0:
+                    release(os.close, fd)
 
 
 def _is_open(fd: int) -> bool:

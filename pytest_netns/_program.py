@@ -13,6 +13,7 @@ from ._background import WAIT_LIMIT, check_limit, how_it_ended, last_output, wai
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._listing import processes
 from ._output import Output
+from ._releasing import releasing
 
 if TYPE_CHECKING:
     from ._broker import Broker
@@ -144,12 +145,16 @@ class InBackground:
 
     def release(self) -> None:
         """Its host is gone: the end is known, or never will be."""
+        with releasing(self.label) as release:
+            release(self._hear_of_end)
+            release(self._internal_poll)
+            if self.kept is not None:
+                release(self.kept.close)
+
+    def _hear_of_end(self) -> None:
         if self._being_ended and self._internal_poll() is None:
             # It has left its host; that it has ended may be a moment away (do_exit, kernel/exit.c).
             wait_for_any([self.watched()], _END_LIMIT)
-        self._internal_poll()
-        if self.kept is not None:
-            self.kept.close()
 
 
 def _label(args: Any) -> str:

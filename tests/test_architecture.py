@@ -62,6 +62,7 @@ FLOORS = (
     "_call",
     "_block",
     "_settings",
+    "_releasing",
     "_namespace",
     "_conntrack",
     "_belongings",
