@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_netns import Host, Lab, Nat, Pair, PairFactory, PortForward, Router, ping
+from pytest_netns import Host, Lab, LabFactory, Nat, Pair, PairFactory, PortForward, Router, ping
 
 
 @pytest.mark.netns
@@ -225,6 +225,32 @@ def shared_pair(netns_pair_factory: PairFactory) -> Iterator[Pair]:
     """A pair for a whole module."""
     with netns_pair_factory(hosts=("paris", "rome")) as pair:
         yield pair
+
+
+@pytest.fixture(scope="module")
+def shared_office(netns_lab_factory: LabFactory) -> Iterator[Lab]:
+    """A lab for a whole module …"""
+    with netns_lab_factory() as lab:
+        lan = lab.bridge("lan")
+        for name in ("desk", "printer"):
+            lab.host(name, lan)
+        yield lab
+
+
+@pytest.fixture
+def office(shared_office: Lab) -> Lab:
+    """… that is as new for each test."""
+    shared_office.reset()
+    return shared_office
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_shared_lab(office: Lab, turn: int) -> None:
+    """Nothing is left of what the test before has sent."""
+    assert ping(office["desk"], office["printer"]), turn
+    assert list(office.bridges["lan"].ports) == ["veth-desk", "veth-printer"]
+    assert 0 < office["printer"]["eth0"].state().rx_packets < 10
+    office["printer"]["eth0"].down()  # the next test finds it up
 
 
 def test_wider_scope(shared_pair: Pair) -> None:

@@ -222,7 +222,7 @@ def _ways_to_node(plan: Plan, node: str, via: str, versions: Collection[int]) ->
 def fix_route(plan: Plan, node: str, to: object, via: str | None) -> Plan:
     """The plan with a route as it is said, instead of the one that would be worked out; ``via`` None for none.
 
-    It holds as long as the node has an interface on that segment.
+    ``via`` ``"auto"`` is the one that is worked out, again. A route holds while the node has an end on its segment.
 
     Raises:
         PlanError: It cannot be.
@@ -231,7 +231,10 @@ def fix_route(plan: Plan, node: str, to: object, via: str | None) -> Plan:
     fixed = dict(plan.fixed)
     for version in versions:
         fixed[node, version, destination] = None
-    if via is not None:
+        if via == AUTO:
+            del fixed[node, version, destination]
+    if via not in (None, AUTO):
+        assert via is not None
         for version, address, segment in ways_to(plan, node, via, versions):
             fixed[node, version, destination] = address, segment
     return replace(plan, fixed=fixed)

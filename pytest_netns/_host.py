@@ -148,7 +148,7 @@ class Host(Links):
             self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
         else:
             self.namespace.netlink.batch([request])
-        if self._owner is not None and find_end(self._owner.plan(), self.name, interface) is not None:
+        if self._owner is not None and self._is_planned(interface):
             self._owner.alter(self.name, lambda plan: give_address(plan, self.name, interface, text), done=True)
         else:
             self._added += (text,)
@@ -162,7 +162,7 @@ class Host(Links):
         Raises:
             PlanError: The interface has not been given it.
         """
-        if self._owner is not None and find_end(self._owner.plan(), self.name, interface) is not None:
+        if self._owner is not None and self._is_planned(interface):
             self._owner.alter(self.name, lambda plan: take_address(plan, self.name, interface, address))
             return
         found = next((text for text in self._added if address in (text, text.split("/")[0])), None)
@@ -182,7 +182,8 @@ class Host(Links):
 
         Args:
             to: ``"default"``, or a network such as ``"192.0.2.0/24"``.
-            via: A host on the same bridge or link, or an address; None for no route.
+            via: A host on the same bridge or link, or an address; None for no route; ``"auto"`` for the one that is
+                worked out, again.
 
         Raises:
             PlanError: It cannot be.
@@ -192,6 +193,9 @@ class Host(Links):
             raise PlanError(f"{self.name} belongs to no lab; change its routes by ip(8)")
         name = via.name if isinstance(via, Host) else via
         self._owner.alter(self.name, lambda plan: fix_route(plan, self.name, to, name))
+
+    def _is_planned(self, interface: str) -> bool:
+        return self._owner is not None and find_end(self._owner.plan(), self.name, interface) is not None
 
     def _show_names(self) -> None:
         """Have programs everywhere find what has changed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _netlink, _requests
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._namespace import Namespace
     from ._requests import Request
 
-__all__ = ["Interface", "InterfaceState", "Surroundings", "read_states"]
+__all__ = ["Interface", "InterfaceState", "Surroundings", "count_anew", "read_states"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -37,7 +37,7 @@ class InterfaceState:
         operstate: RFC 2863: ``UP``, ``DOWN``, ``LOWERLAYERDOWN``, ``UNKNOWN`` …
         peer_index: For a veth end, the index of the other end, in that end's namespace; else None.
         master: Index of the bridge that it is a port of, or None.
-        rx_packets, tx_packets: Packets in and out since it was made.
+        rx_packets, tx_packets: Packets in and out since it was made, or since ``lab.reset()``.
         addresses: IPv4 and IPv6 addresses with prefix lengths, whoever has given them.
         bridge_id, stp: For a bridge: its id, and whether it runs the spanning tree protocol.
     """
@@ -186,7 +186,22 @@ def read_states(namespace: Namespace) -> list[InterfaceState]:
         text = f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
         addresses.setdefault(message["index"], []).append(text)
     states = (_state(message, addresses.get(message["index"], ())) for message in namespace.netlink.links())
+    if namespace.counted:
+        states = (_since(state, *namespace.counted.get((state.index, state.name), (0, 0))) for state in states)
     return sorted(states, key=lambda state: state.index)
+
+
+def count_anew(namespace: Namespace) -> None:
+    """Count packets from now on. The kernel's own counters, which programs see, cannot be set."""
+    namespace.counted.clear()
+    states = read_states(namespace)
+    namespace.counted.update({(state.index, state.name): (state.rx_packets, state.tx_packets) for state in states})
+
+
+def _since(state: InterfaceState, received: int, sent: int) -> InterfaceState:
+    if state.rx_packets < received or state.tx_packets < sent:
+        return state  # another interface has its number and name by now
+    return replace(state, rx_packets=state.rx_packets - received, tx_packets=state.tx_packets - sent)
 
 
 def _state(message: Any, addresses: Sequence[str]) -> InterfaceState:

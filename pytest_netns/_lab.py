@@ -502,6 +502,22 @@ class Lab:
         self._made = plan
         self.show_names()
 
+    def reset(self) -> None:
+        """Have it be as new, where several tests share it: what its hosts have learned from packets is forgotten.
+
+        Neighbours (ARP and NDP), what bridges have learned, tracked connections and mappings of NAT, path MTUs of IPv4;
+        interfaces that were switched off are on; packets are counted from now on. What was asked for stays (addresses,
+        routes, further hosts), and so does what runs.
+
+        Raises:
+            KernelError: The kernel refused.
+        """
+        if self._made is not NOTHING:
+            from ._resetting import reset
+
+            with self._building:
+                reset(self._hosts.values(), self._bridges.values())
+
     # What hosts ask of their lab
 
     def making(self) -> contextlib.AbstractContextManager[object]:

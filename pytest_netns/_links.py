@@ -20,6 +20,7 @@ from ._errors import KernelError, NetnsError, PlanError, hide_own_frames
 from ._inside import Inside
 from ._interfaces import Interface
 from ._plan import check_interface_name
+from ._releasing import releasing
 
 if TYPE_CHECKING:
     from ._tun import Tun
@@ -297,9 +298,10 @@ class Links(Inside):
         return next(name for number in itertools.count(first) if (name := f"{word}{number}") not in taken)
 
     def _release(self) -> None:
-        for tun in self._tuns:  # each would keep the namespace
-            tun.close()
-        super()._release()
+        with releasing(self.name) as release:
+            for tun in self._tuns:  # each would keep the namespace
+                release(tun.close)
+            release(super()._release)
 
 
 def _explained(error: KernelError, feature: str, what: str) -> KernelError:

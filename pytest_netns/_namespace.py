@@ -140,6 +140,8 @@ class Namespace:
         self._bound: Broker | None = None
         self._netlink = Netlink(netlink)
         self._forks = _forks
+        #: Packets in and out that are not counted any more, by index and name of an interface.
+        self.counted: dict[tuple[int, str], tuple[int, int]] = {}
         #: Inode of the namespace's nsfs file: its identity, the number in ``/proc/PID/ns/net``.
         self.id: int = os.fstat(fd).st_ino
 

@@ -25,6 +25,7 @@ __all__ = [
     "delete_link",
     "delete_neighbour",
     "delete_route",
+    "flush_learned",
     "get_link",
     "isolate_port",
     "move_link",
@@ -279,6 +280,13 @@ def plug_in(index: int, name: str, master: int) -> Request:
 def set_mtu(index: int, name: str, mtu: int) -> Request:
     """An MTU, in bytes."""
     return Request(_encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_MTU", mtu)]), f"set mtu {mtu} of {name}")
+
+
+def flush_learned(index: int) -> Request:
+    """What a bridge has learned, no longer."""
+    info = [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_BR_FDB_FLUSH", None)]})]
+    data = _encode("link", _NEWLINK, 0, index=index, attrs=[("IFLA_LINKINFO", {"attrs": info})])
+    return Request(data, "forget what the bridge has learned")
 
 
 # Addresses and routes

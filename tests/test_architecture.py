@@ -91,6 +91,7 @@ FLOORS = (
     "_alter",
     "_build",
     "_surroundings",
+    "_resetting",
     "_lab",
     "_echo",
     "packets",
