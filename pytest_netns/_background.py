@@ -205,8 +205,8 @@ class Wait:
     def __init__(self, background: Background, what: str, limit: float) -> None:
         check_limit(limit)
         self._background, self._what, self._limit = background, what, limit
-        #: What was seen last, for the message.
-        self.seen = ""
+        #: Tells what there is instead, for the message.
+        self.seen: Callable[[], str] | None = None
 
     def __iter__(self) -> Iterator[None]:
         deadline = time.monotonic() + self._limit
@@ -214,13 +214,14 @@ class Wait:
         while True:
             # Asked before the look: what it did before it ended counts.
             ended = [work for work in self._background.all if work.bad_end() is not None]
-            over = time.monotonic() >= deadline
+            began = time.monotonic()
             yield
             if ended:
                 raise self._ended(ended)
-            if over:
+            if began >= deadline:
                 raise WaitTimeout(self._words())
-            pause = min(pause * 1.5, 0.05)
+            # A look that takes long is taken less often.
+            pause = max(min(pause * 1.5, 0.05), 2 * (time.monotonic() - began))
             wait_for_any(
                 [work.watched() for work in self._background.running()], min(pause, deadline - time.monotonic())
             )
@@ -234,8 +235,8 @@ class Wait:
     def _words(self) -> str:
         works = self._background.all[-_TOLD_OF:]
         lines = [f"{self._what}: not within {self._limit:g} s"]
-        if self.seen:
-            lines[0] += f"; {self.seen}"
+        if self.seen is not None:
+            lines[0] += f"; {self.seen()}"
         from ._listing import processes
 
         lines += [f"{work.label} in {self._background.where}: {work.state()}{last_output(work)}" for work in works]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -53,9 +53,10 @@ class Tables:
     def __init__(self, fds: list[int]) -> None:
         self._fds = fds
 
-    def listeners(self) -> list[Listener]:
-        """All that listen now."""
-        return [found for name, fd in zip(TABLES, self._fds, strict=True) for found in _READERS[name](name, _read(fd))]
+    def listeners(self, names: Sequence[str] = TABLES) -> list[Listener]:
+        """All that listen now. TCP's take a while to read: the kernel looks through all connections there are."""
+        files = dict(zip(TABLES, self._fds, strict=True))
+        return [found for name in names for found in _READERS[name](name, _read(files[name]))]
 
     def close(self) -> None:
         """Let go of them; they would keep the host's namespace alive."""

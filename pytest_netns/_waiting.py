@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ._background import WAIT_LIMIT, Background, Wait
 from ._errors import PlanError, hide_own_frames
-from ._listening import TABLES, Listener, Tables
+from ._listening import TABLES, Tables
 
 if TYPE_CHECKING:
     from ._namespace import Namespace
@@ -72,18 +72,18 @@ class Waits:
                 )
             what = f"{proto} port {port}" + (f" of {socket.AddressFamily(family).name}" if family is not None else "")
             path = ""
+            names = [proto] * (family != socket.AF_INET6) + [f"{proto}6"] * (family != socket.AF_INET)
         elif isinstance(port, (str, os.PathLike)) and os.fspath(port):
             path = what = os.fspath(port)
-            path = path if path.startswith("@") else os.path.abspath(path)
+            path, names = path if path.startswith("@") else os.path.abspath(path), ["unix"]
         else:
             raise PlanError(f"port {port!r}: expected a number, or the path of a Unix socket")
         wait = Wait(self.background, f"somebody in {self.name} was to listen on {what}", timeout)
         with contextlib.closing(self._socket_tables()) as tables:
+            wait.seen = lambda: f"it has {_listed(list(map(str, tables.listeners())), 'nobody who listens')}"
             for _ in wait:
-                found = tables.listeners()
-                if any(each.is_at(path) if path else _fits(each, port, proto, family) for each in found):
+                if any(each.is_at(path) if path else each.port == port for each in tables.listeners(names)):
                     return
-                wait.seen = f"it has {_listed([str(each) for each in found], 'nobody who listens')}"
 
     def _socket_tables(self) -> Tables:
         return Tables(self.namespace.broker.request("tables", list(TABLES), fds=[self.namespace.fileno()])[1])
@@ -101,17 +101,17 @@ class Waits:
         wanted = os.path.abspath(path)
         folder = os.path.dirname(wanted)
         wait = Wait(self.background, f"{wanted} was to be there", timeout)
+
+        def there() -> str:
+            try:
+                return f"{folder} has {_listed(sorted(os.listdir(folder)), 'nothing')}"
+            except OSError as error:
+                return f"{folder}: {error.strerror}"
+
+        wait.seen = there
         for _ in wait:
             if os.path.exists(wanted):
                 return
-            try:
-                wait.seen = f"{folder} has {_listed(sorted(os.listdir(folder)), 'nothing')}"
-            except OSError as error:
-                wait.seen = f"{folder}: {error.strerror}"
-
-
-def _fits(found: Listener, port: object, proto: str, family: int | None) -> bool:
-    return found.port == port and found.proto == proto and family in (None, found.family)
 
 
 def _listed(words: list[str], none: str) -> str:
