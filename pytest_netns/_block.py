@@ -98,7 +98,7 @@ class Block:
             self._doubtful.discard(child)
         if outcome.kind is None and os.waitstatus_to_exitcode(outcome.status) == -signal.SIGKILL:
             # When the helper ends, everything inside is killed; then that is the news, and any request tells it.
-            self._helper.request("end", "net", [])
+            self._helper.request("end", "net", [], False)
         return outcome.result(child.name, child.entry.where)
 
     def close(self) -> None:
