@@ -30,7 +30,7 @@ PATIENT = seconds(20)
 #: An EtherType for local experiments (IEEE 802), which nothing else on the wire has.
 EXPERIMENTAL = 0x88B5
 #: Given to what runs inside by design; the other kinds of namespace are the test process's.
-OWN_KINDS = {"net", "pid", "mnt"}
+OWN_KINDS = {"net", "pid", "mnt", "uts"}
 
 needs_ip = pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip: apt install iproute2")
 DIRECT = pytest.mark.parametrize("netns_pair", [{"bridge": False}], indirect=True, ids=["direct"])
@@ -52,7 +52,7 @@ class TestIdentity:
         assert os.fstat(netns.namespace.fileno()).st_ino == netns.namespace.id
 
     def test_the_other_kinds_of_namespace_are_the_parents_unless_asked_for(self, netns: Host) -> None:
-        """Of the six kinds a host has its own net, pid and mnt, and user without root; ipc and uts stay."""
+        """Of the six kinds a host has its own net, pid, mnt and uts, and user without root; ipc stays."""
         expected = OWN_KINDS | ({"user"} if broker().rootless else set())
         outside = namespaces()
         script = "readlink /proc/self/ns/ipc /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/pid"
