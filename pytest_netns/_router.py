@@ -10,7 +10,7 @@ from ._host import Host
 from ._inside import Inside, Owner
 from ._nat import Nat, PortForward, set_forward, set_nat
 from ._nat_load import load_anew
-from ._nat_rules import nat_rules
+from ._nat_rules import NOTHING_LEFT, nat_rules
 from ._plan import Node, Plan
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ class Router(Host):
             PlanError: It does not translate.
         """
         namespace = self.namespace
-        rules = nat_rules(self._plan(), self.name)
-        if rules is None:
+        if self.nat is None:
             raise PlanError(f"{self.name} has no NAT to flush: router({self.name!r}, …, nat=OUTSIDE)")
-        text = rules.table + rules.forwards
+        rules = nat_rules(self._plan(), self.name)
+        text = rules.table + rules.forwards if rules else NOTHING_LEFT  # no cable leads outside now
         load_anew(self.name, namespace, text, text)
 
 

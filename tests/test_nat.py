@@ -391,7 +391,7 @@ class TestChanges:
         phone.heard("forwarded")
 
     def test_a_bridge_that_comes_later(self, netns_lab: Lab) -> None:
-        """A router that exists gets NAT when it is connected to what is outside."""
+        """A router that exists gets NAT when it is connected to what is outside; it may lose that again."""
         lan = netns_lab.bridge("lan")
         laptop, home = netns_lab.host("laptop", lan), netns_lab.router("home", lan)
         assert ping(laptop, home)
@@ -403,6 +403,13 @@ class TestChanges:
         home.set_nat(wan)
         assert ping(laptop, server, timeout=seconds(20))
         assert not ping(server, laptop)
+        netns_lab.remove(wan)
+        home.flush_nat()
+        netns_lab.reset()
+        assert home.nat == Nat("wan")
+        home.set_nat(None)
+        with pytest.raises(PlanError, match="home has no NAT to flush"):
+            home.flush_nat()
 
     def test_the_cable_outside_leads_elsewhere(self, netns_lab: Lab, at: At) -> None:
         """From one provider to another: the router translates there, and is known by its new address."""
