@@ -35,6 +35,9 @@ __all__ = ["Popen"]
 
 __tracebackhide__ = hide_own_frames
 
+#: Above the largest number of a process (PID_MAX_LIMIT, include/linux/threads.h).
+_NOBODY = 1 << 23
+
 #: Of what is replaced, without ``self``; other versions of Python have others.
 _PARAMETERS = list(inspect.signature(getattr(subprocess.Popen, "_execute_child")).parameters)[1:]  # noqa: B009
 
@@ -318,8 +321,12 @@ def _own_umask() -> int:
 
 
 def _pid_of(pidfd: int) -> int:
-    """The number that our own PID namespace knows the process by."""
-    return int(_field(f"/proc/self/fdinfo/{pidfd}", b"Pid:") or b"-1")
+    """The number that our own PID namespace knows the process by; of one that is over already, one that nobody has.
+
+    The kernel says -1 then, or 0 where our namespace does not see it: to kill(2) these are everybody, and our group.
+    """
+    number = int(_field(f"/proc/self/fdinfo/{pidfd}", b"Pid:") or b"-1")
+    return number if number > 0 else _NOBODY
 
 
 def _field(path: str, name: bytes) -> bytes | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_netns import Host, Lab, _exec
+from pytest_netns import Host, Lab, _exec, _process
 
 try:
     import fcntl
@@ -281,6 +281,18 @@ class TestPipes:
 
 
 class TestEnds:
+    def test_the_number_of_one_that_is_over_is_nobodys(self) -> None:
+        """Also where it is over before it could be looked up; kill(2) would take the kernel's -1 for everybody."""
+        program = subprocess.Popen(["true"])
+        watch = os.pidfd_open(program.pid)
+        try:
+            assert _process._pid_of(watch) == program.pid
+            program.wait()
+            with pytest.raises(ProcessLookupError):
+                os.kill(_process._pid_of(watch), 0)
+        finally:
+            os.close(watch)
+
     def test_signals_reach_the_program(self, netns: Host) -> None:
         """Any signal by number, and none after its end; one that does not exist is refused."""
         script = "trap 'echo got; exit 9' USR1; sleep 1000 & echo ready; wait"
