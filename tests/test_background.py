@@ -52,7 +52,9 @@ class TestOutput:
         """With the match; with an error as soon as there is no more hope; at the latest when the time is over."""
         program = netns.popen(["sh", "-c", "echo port 80; read line; echo gone; exit 3"], stdin=subprocess.PIPE)
         assert program.wait_output(r"port (\d+)").group(1) == "80"
-        with pytest.raises(WaitTimeout, match=r"(?s)'ready': not within 0.05 s; its output:\n  [\d:.]+ port 80$"):
+        with pytest.raises(
+            WaitTimeout, match=r"(?s)'ready': not within 0.05 s; its output:\n  [\d:.]+ port 80\nprocesses in netns:"
+        ):
             program.wait_output("ready", timeout=0.05)
         assert program.stdin is not None
         program.stdin.close()
