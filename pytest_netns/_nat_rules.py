@@ -67,8 +67,8 @@ def _source(nat: Nat) -> str:
 
 
 def _has_owners(nat: Nat) -> bool:
-    """Whether it has to be known whose a port is: to let others in, or to keep it from others."""
-    return nat.filtering != _BOTH or nat.preserve_ports
+    """Whether it has to be known whose a port is: to let others in."""
+    return nat.filtering != _BOTH
 
 
 def _maps(nat: Nat) -> list[str]:
@@ -76,6 +76,7 @@ def _maps(nat: Nat) -> list[str]:
     maps = [
         "map forwards { type inet_proto . inet_service : ipv4_addr . inet_service; }",
         "map forwarded { type ipv4_addr . inet_proto . inet_service : inet_service; }",
+        "set kept { type inet_proto . inet_service; }",
         "set open { type ipv6_addr . inet_proto . inet_service; }",
     ]
     if nat.mapping != _BOTH:
@@ -83,6 +84,8 @@ def _maps(nat: Nat) -> list[str]:
         maps.append(f"map mapped {{ type {key} : inet_service; {_WRITTEN_DOWN} }}")
     if _has_owners(nat):
         maps.append(f"map ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; {_WRITTEN_DOWN} }}")
+    if nat.preserve_ports:  # older kernels (6.1) do not look up in a map whether it has something
+        maps.append(f"set taken {{ type inet_proto . inet_service; {_WRITTEN_DOWN} }}")
     if nat.filtering == _ADDRESS:
         maps.append(f"set sent {{ type inet_proto . inet_service . ipv4_addr; {_WRITTEN_DOWN} }}")
     return maps
@@ -123,7 +126,7 @@ def _translate(name: str, verb: str, nat: Nat) -> str:
     if nat.mapping != _BOTH:
         lines.append(f"{to} : {_source(nat)} map @mapped")
     if nat.preserve_ports:
-        lines.append(f"meta l4proto . th sport != @forwards meta l4proto . th sport != @ports {verb}")
+        lines.append(f"meta l4proto . th sport != @kept meta l4proto . th sport != @taken {verb}")
     lines.append(f"{to} :1024-65535 fully-random")
     return _chain(name, "", lines)
 
@@ -139,6 +142,8 @@ def _learn(nat: Nat) -> str:
     if _has_owners(nat):
         owner = "ct original ip saddr . ct original proto-src"
         lines.append(f"{translated} update @ports {{ {last} : {owner} }}")
+    if nat.preserve_ports:
+        lines.append(f"{translated} update @taken {{ {last} }}")
     if nat.filtering == _ADDRESS:
         lines.append(f"{translated} update @sent {{ {last} . ip daddr }}")
     return _chain("learn", "type filter hook postrouting priority srcnat + 1;", lines)
@@ -167,7 +172,10 @@ def _chain(name: str, kind: str, lines: list[str]) -> str:
 
 
 def _forwards(plan: Plan, router: str) -> str:
-    lines = [f"flush map inet netns {name}" for name in ("forwards", "forwarded")] + ["flush set inet netns open"]
+    lines = [f"flush map inet netns {name}" for name in ("forwards", "forwarded")] + [
+        "flush set inet netns kept",
+        "flush set inet netns open",
+    ]
     seen: set[tuple[str, str]] = set()
     for each in plan.nodes[router].port_forwards:
         four, six = (address_behind(plan, router, each.to, version) for version in (4, 6))
@@ -176,6 +184,7 @@ def _forwards(plan: Plan, router: str) -> str:
         seen.add((each.to, inner))
         if four:
             outer = f"{each.protocol} . {each.port}"
+            lines.append(f"add element inet netns kept {{ {outer} }}")
             lines.append(f"add element inet netns forwards {{ {outer} : {four} . {each.to_port} }}")
             if not again:
                 lines.append(f"add element inet netns forwarded {{ {four} . {inner} : {each.port} }}")
