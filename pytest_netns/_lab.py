@@ -1,38 +1,23 @@
-"""Makes a plan real, and ends it: the one place where what was made in the kernel is released."""
+"""Labs in the words of their users: what is added, and how a lab describes itself; its life is in :mod:`._life`."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ._alter import forget, take_back
-from ._background import ended_badly, no_second_error
-from ._belongings import Names
+from ._background import no_second_error
 from ._bridge import Bridge
-from ._broker import Broker, broker
-from ._build import make, new_namespaces
 from ._describe import as_dot, as_mermaid, as_text
-from ._errors import ClosedError, FeatureLacking, KernelError, PlanError, hide_own_frames
+from ._errors import FeatureLacking, PlanError, hide_own_frames
 from ._host import Host
-from ._inside import Inside
-from ._interfaces import Surroundings
-from ._names import NO_NAMESERVER, hosts_file
-from ._namespace import Namespace
+from ._life import Life
 from ._pair import PairShape, plan_pair
-from ._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
+from ._plan import AUTO, add_end, add_link, add_node, add_segment
 from ._port import PLAIN, Port
-from ._reach import answering
 from ._reading import load_toml, plan_from
-from ._releasing import releasing
-from ._settings import is_root
-from ._steps import steps
-from ._surroundings import LabSurroundings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,7 +70,7 @@ class Pair:
         return f"<Pair {first}{joint}{second}>"
 
 
-class Lab:
+class Lab(Life):
     """A network of hosts, bridges and routers that lives and dies together.
 
     ``with Lab() as lab: lan = lab.bridge("lan"); laptop, server = lab.host("laptop", lan), lab.host("server", lan)``
@@ -101,16 +86,6 @@ class Lab:
             "root" writes is that user's outside, and what is not that user's it may not touch; a process cannot
             become anybody else, as there is nobody else. For root itself nothing changes.
     """
-
-    def __init__(self, *, named: bool = False, user: str | None = None) -> None:
-        self._named = named
-        self._as_root = is_root(user)
-        self._plan = NOTHING
-        self._made = NOTHING
-        self._building = threading.RLock()
-        self._hosts: dict[str, Host] = {}
-        self._bridges: dict[str, Bridge] = {}
-        self._closed = False
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, named: bool = False, user: str | None = None) -> Self:
@@ -371,26 +346,6 @@ class Lab:
         bridge = self._bridges[shape.bridge] if isinstance(shape.bridge, str) else None
         return Pair(self, (self._hosts[first], self._hosts[second]), bridge)
 
-    def remove(self, *places: Inside) -> None:
-        """End hosts and bridges, with what runs in them and the interfaces that lead to them.
-
-        Routes that led over them are worked out anew. Those that are closed already are passed over.
-
-        Raises:
-            PlanError: One belongs to another lab.
-        """
-        open_places = [place for place in places if not place.closed]
-        self._check_own(*open_places)
-        if not open_places:
-            return
-        names = {place.name for place in open_places}
-        self._show(remove(self._plan, names), names)
-        try:
-            if self._made is not NOTHING:
-                self.build()
-        finally:
-            self._close(open_places)
-
     def _node(
         self,
         name: str,
@@ -414,214 +369,6 @@ class Lab:
         self._change(plan, name)
         return self._hosts[name]
 
-    def _check_own(self, *places: object) -> None:
-        for place in places:
-            own: Mapping[str, Inside] = self._bridges if isinstance(place, Bridge) else self._hosts
-            if not isinstance(place, Inside):
-                raise PlanError(f"{place!r}: expected a bridge or host of this lab, such as lab.bridge('lan') gives")
-            if own.get(place.name) is not place:
-                raise PlanError(f"{place!r} belongs to another lab")
-
-    def _helper(self) -> Broker:
-        return broker(as_root=self._as_root)
-
-    # Making and ending
-
-    def _change(self, plan: Plan, *touched: str, asleep: Collection[tuple[str, str]] = ()) -> None:
-        """Take over a plan in which what is named is new; make it real at once if the lab is real already."""
-        if self._closed:
-            raise ClosedError("this lab is closed")
-        self._helper()  # where namespaces cannot be had, say so now
-        if any(name in plan.nodes and plan.nodes[name].nat for name in touched):
-            from ._nftables import find_nft
-
-            find_nft()  # so with the program for it
-        before = self._plan
-        if plan.features != before.features:
-            _check_features(plan.features - before.features)
-        self._show(plan, touched)
-        if self._made is not NOTHING or self._named:  # names are for others to see
-            try:
-                self.build(asleep)
-            except BaseException:
-                self._show(before, touched)
-                raise
-
-    def _show(self, plan: Plan, touched: Iterable[str]) -> None:
-        """Have the hosts and bridges that are named be those of a plan."""
-        self._plan = plan
-        for name in touched:
-            if name in plan.nodes:
-                host = self._hosts.get(name) or self._new_host(name, forwards=plan.nodes[name].forwards)
-                host._given = tuple(address for end in plan.of_node[name] for address in end.addresses)
-            elif name in plan.segments:
-                self._bridges.setdefault(name, Bridge(name, owner=self))
-            else:
-                self._hosts.pop(name, None)
-                self._bridges.pop(name, None)
-
-    def _new_host(self, name: str, *, forwards: bool) -> Host:
-        if forwards:
-            from ._router import Router
-
-            self._hosts[name] = Router(
-                name, self, self._hosts, lambda: self._plan, lambda plan: self._change(plan, name)
-            )
-        else:
-            self._hosts[name] = Host(name, owner=self, network=self._hosts)
-        return self._hosts[name]
-
-    def build(self, _asleep: Collection[tuple[str, str]] = ()) -> None:
-        """Make what is planned; happens by itself when the lab is first used.
-
-        Returns when the first packet gets through everywhere.
-
-        Raises:
-            NamespacesUnavailable: The machine does not allow it.
-            KernelError: The kernel refused a request; nothing of what was new in the plan is left.
-        """
-        with self._building:
-            if self._closed:
-                raise ClosedError("this lab is closed")
-            if self._made is not self._plan:
-                self._build(_asleep)
-
-    def _build(self, asleep: Collection[tuple[str, str]] = ()) -> None:
-        plan = self._plan
-        todo = steps(self._made, plan, asleep)
-        places: dict[str, Inside] = {**self._hosts, **self._bridges}
-        with contextlib.ExitStack() as undo:
-            made = new_namespaces(todo, undo, named=self._named, as_root=self._as_root)
-            there = {name: place.namespace for name, place in places.items() if name not in made}
-            if todo.changes:
-                undo.callback(take_back, steps(plan, self._made, asleep), there)
-            make(todo, {**there, **made})
-            undo.pop_all()
-        for name, namespace in made.items():
-            places[name]._namespace = namespace
-        self._made = plan
-        self.show_names()
-
-    def reset(self) -> None:
-        """Have it be as new, where several tests share it: what its hosts have learned from packets is forgotten.
-
-        Neighbours (ARP and NDP), what bridges have learned, tracked connections and mappings of NAT, path MTUs of IPv4;
-        interfaces that were switched off are on; packets are counted from now on. What was asked for stays (addresses,
-        routes, further hosts), and so does what runs.
-
-        Raises:
-            KernelError: The kernel refused.
-        """
-        if self._made is not NOTHING:
-            from ._resetting import reset
-
-            with self._building:
-                reset(self._hosts.values(), self._bridges.values())
-
-    # What hosts ask of their lab
-
-    def making(self) -> contextlib.AbstractContextManager[object]:
-        """As long as it lasts, nobody else adds or removes anything."""
-        return self._building
-
-    def names(self, place: Inside) -> Names:
-        """What programs in a host or bridge find in /etc/hosts and /etc/resolv.conf."""
-        more = {name: host._added_plain() for name, host in self._hosts.items() if host._added}
-        resolver = place._resolver if isinstance(place, Host) else NO_NAMESERVER
-        return Names(hosts_file(self._plan, place.name, more), resolver)
-
-    def plan(self) -> Plan:
-        """What the lab is to be."""
-        return self._plan
-
-    def alter(self, node: str, change: Callable[[Plan], Plan], *, done: bool = False) -> None:
-        """Change a host while the lab runs; ``done`` says that the kernel has been asked already.
-
-        Raises:
-            PlanError: It cannot be.
-            KernelError: The kernel refused; the lab is as before.
-        """
-        with self._building:
-            plan = change(self._plan)
-            if self._made is NOTHING:
-                self._change(plan, node)
-            elif done:
-                forget(steps(self._made, plan).changes, {name: host.namespace for name, host in self._hosts.items()})
-                self._made = plan
-                self._show(plan, [node])
-                self.show_names()
-            else:
-                asleep = {(node, name) for name, state in self._hosts[node].interfaces.items() if not state.up}
-                self._change(plan, node, asleep=asleep)
-
-    def show_names(self) -> None:
-        """Have programs that run find what has changed."""
-        with self._building:
-            for place in (*self._hosts.values(), *self._bridges.values()):
-                if place._belongings is not None:
-                    place._belongings.show(self.names(place))
-
-    def answering(self, place: Inside, address: str) -> str | None:
-        """The host that a packet of a host gets to, where several have the address."""
-        return answering(self._plan, place.name, address)
-
-    def surroundings(self, place: Inside, interface: str) -> Surroundings | None:
-        """What is known of an interface of a host or bridge; None if the lab has not made it."""
-        if isinstance(place, Bridge):
-            ends = (end for end in self._made.on_segment.get(place.name, ()) if end.port == interface)
-        else:
-            ends = (end for end in self._made.of_node.get(place.name, ()) if end.name == interface)
-        end = next(ends, None)
-        return None if end is None else LabSurroundings(self, end, is_port=isinstance(place, Bridge))
-
-    def close(self) -> None:
-        """End everything; may be called twice.
-
-        Raises:
-            ChildDied: Something in the background had ended with an error of which nobody has been told.
-            ExceptionGroup: Several steps failed; everything else is released all the same.
-        """
-        self._closed = True
-        self._close([*self._hosts.values(), *self._bridges.values()])
-
-    def _close(self, places: Sequence[Inside]) -> None:
-        open_places = [place for place in places if not place.closed]
-        if not open_places:
-            return
-        with releasing("the lab") as release:
-            bad_ends: list[str] = []
-            for place in open_places:
-                release(lambda place=place: bad_ends.extend(place._bad_ends()))
-            # Processes first: they would keep their namespaces alive.
-            for held, inodes in _by_helper([place._namespace for place in open_places if place._namespace]):
-                release(held.end_processes, "net", inodes)
-            for place in open_places:
-                release(place._release)
-            if bad_ends:
-                raise ended_badly(bad_ends)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        with no_second_error(kind):
-            self.close()
-
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<Lab {', '.join(self._hosts) or 'empty'}{state}>"
-
-
-def _check_features(features: Iterable[str]) -> None:
-    from ._features import lacking
-
-    reasons = lacking(sorted(features))
-    if reasons:
-        raise KernelError(errno.EOPNOTSUPP, "; ".join(reasons))
-
-
-def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:
-    found: dict[int, tuple[Broker, list[int]]] = {}
-    for namespace in namespaces:
-        found.setdefault(id(namespace.broker), (namespace.broker, []))[1].append(namespace.id)
-    return list(found.values())

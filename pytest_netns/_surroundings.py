@@ -14,7 +14,7 @@ from ._routing import routes
 
 if TYPE_CHECKING:
     from ._inside import Inside
-    from ._lab import Lab
+    from ._life import Life
 
 __all__ = ["LabSurroundings"]
 
@@ -24,7 +24,7 @@ __tracebackhide__ = hide_own_frames
 class LabSurroundings:
     """Of an interface that a lab has made, on either side of its veth pair."""
 
-    def __init__(self, lab: Lab, end: End, *, is_port: bool) -> None:
+    def __init__(self, lab: Life, end: End, *, is_port: bool) -> None:
         self._lab, self._found, self._is_port = lab, end, is_port
 
     @property
@@ -69,7 +69,7 @@ class LabSurroundings:
     def replug(self, bridge: Inside, ip: str | None, ip6: str | None) -> None:
         end, lab = self._end, self._lab
         lab._check_own(bridge)
-        if self._is_port or bridge.name not in lab.bridges:
+        if self._is_port or bridge.name not in lab._bridges:
             raise PlanError(
                 f"replug {end.name} into {bridge!r}: expected an interface of a host, and a bridge of its lab"
             )

@@ -92,6 +92,7 @@ FLOORS = (
     "_build",
     "_surroundings",
     "_resetting",
+    "_life",
     "_lab",
     "_echo",
     "packets",
