@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from . import _requests
 from ._change_steps import Alterations
-from ._errors import KernelError
+from ._errors import KernelError, NetnsError
 from ._namespace import Namespace
 from ._requests import Request
 from ._steps import Steps
@@ -62,8 +62,19 @@ def forget(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
 
 def take_back(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     """Ask for these changes, whatever is refused: ``todo`` leads back from a plan that was made in part."""
+    from ._nat_load import load
+
     changes = todo.changes
-    parts: list[Mapping[str, list[Request]]] = [changes.leave, changes.adjust, todo.settle, changes.forget]
+    parts: list[Mapping[str, list[Request]]] = [
+        todo.unplug,
+        changes.leave,
+        changes.adjust,
+        todo.settle,
+        changes.forget,
+    ]
+    for name, (text, _) in todo.rules.items():
+        with contextlib.suppress(NetnsError):
+            load(name, namespaces[name], text)
     for move in changes.moves:
         with contextlib.suppress(KernelError):
             target = namespaces[move.target].fileno()

@@ -69,6 +69,10 @@ def _with(plan: Plan, old: End, new: End) -> Plan:
     for text in old.addresses:
         if owners.get((old.segment, _plain(text))) == old.node:
             del owners[old.segment, _plain(text)]
+            for end in on_segment[old.segment]:  # another may have it, too
+                if any(_plain(each) == _plain(text) for each in end.addresses) and end is not new:
+                    owners[old.segment, _plain(text)] = end.node
+                    break
     for text in new.addresses:
         if _is_in(plan, new.segment, text):
             owners.setdefault((new.segment, _plain(text)), new.node)

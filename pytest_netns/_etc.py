@@ -92,6 +92,7 @@ def _write(folder: str, files: dict[str, str]) -> None:
     for name, text in files.items():
         fd = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            os.fchmod(fd, 0o644)  # whatever the umask
             os.write(fd, text.encode(errors="surrogateescape"))
         finally:
             os.close(fd)

@@ -56,6 +56,10 @@ class Entry:
 _QUIET = ("ignore", None, DeprecationWarning, re.compile(re.escape(__name__)), 0)
 
 
+#: Descriptors below this are closed; without close_range(2), which Python may have been built without, one by one.
+_HIGHEST = 1 << 16
+
+
 def _fork() -> int:
     if sys.version_info >= (3, 12) and list(warnings.filters[:1]) != [_QUIET]:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=re.escape(__name__))
@@ -107,7 +111,9 @@ def _go_inside(
             if ignored:
                 _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
             _child.run(plan, mask)
-        os.close(plan.frames)
+        # Nothing else of the parent's is kept open here: pipes and connections that it closes are to end.
+        os.closerange(3, report)
+        os.closerange(report + 1, _HIGHEST)
         _say(report, STARTED, pid)
         # Tell before reaping: as long as nothing was told, the number belongs to the child.
         info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

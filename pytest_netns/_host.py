@@ -141,6 +141,9 @@ class Host(Links):
         """
         text = parse_address(address)
         parsed = ipaddress.ip_interface(text)
+        if self._owner is not None and self._is_planned(interface):
+            self._owner.alter(self.name, lambda plan: give_address(plan, self.name, interface, text))
+            return
         state = self[interface].state()
         request = _requests.add_address(state.index, str(parsed.ip), parsed.network.prefixlen)
         # Else it becomes usable with the interface. UNKNOWN is the kinds that know of no carrier, such as VXLAN.
@@ -148,11 +151,8 @@ class Host(Links):
             self.namespace.netlink.add_and_wait(request, state.index, parsed.ip.packed)
         else:
             self.namespace.netlink.batch([request])
-        if self._owner is not None and self._is_planned(interface):
-            self._owner.alter(self.name, lambda plan: give_address(plan, self.name, interface, text), done=True)
-        else:
-            self._added += (text,)
-            self._show_names()
+        self._added += (text,)
+        self._show_names()
 
     def remove_address(self, interface: str, address: str) -> None:
         """Take an address away that the plan, or :meth:`add_address`, has given: ``"10.0.0.9"``.

@@ -55,6 +55,7 @@ class Keeper:
             except BlockingIOError:
                 return
             if not data:
+                self._keep(data)  # whoever hears of the program's end finds that of its output, too
                 return
             taken += len(data)
             self._keep(data)
@@ -67,8 +68,10 @@ class Keeper:
                 raise
             # No room; but the program goes on.
         os.eventfd_write(self._bell, 1)
-        for fd in self._shown:
-            _show(fd, data)
+        for fd in list(self._shown):
+            if not _show(fd, data):  # it stands still; do not wait for it again
+                self._shown.remove(fd)
+                os.close(fd)
 
 
 def begin(kept: dict[int, Keeper], poll: select.poll, output: list[int]) -> int:
@@ -76,7 +79,7 @@ def begin(kept: dict[int, Keeper], poll: select.poll, output: list[int]) -> int:
     held: list[int] = []
     try:
         for fd in output:
-            held.append(os.dup(fd))
+            held.append(_own(fd))
     except OSError:
         for fd in held:
             os.close(fd)
@@ -86,7 +89,17 @@ def begin(kept: dict[int, Keeper], poll: select.poll, output: list[int]) -> int:
     return held[0]
 
 
-def _show(fd: int, data: bytes) -> None:
+def _own(fd: int) -> int:
+    """A duplicate; a terminal is opened anew, so that a write does not wait: poll(2) says ready if it takes a byte."""
+    try:
+        if os.isatty(fd):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        pass  # another user's (su)
+    return os.dup(fd)
+
+
+def _show(fd: int, data: bytes) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     view = memoryview(data)
@@ -95,4 +108,5 @@ def _show(fd: int, data: bytes) -> None:
         while view and poll.poll(_SHOW_LIMIT_MS):
             view = view[os.write(fd, view[:4096]) :]
     except OSError:
-        return  # it has been closed: nobody looks
+        return False  # it has been closed: nobody looks; or is full
+    return not view

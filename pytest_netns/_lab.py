@@ -295,6 +295,8 @@ class Lab(Life):
             PlanError: It cannot be.
         """
         self._check_own(host, bridge)
+        if isinstance(host, Bridge) or not isinstance(bridge, Bridge):
+            raise PlanError(f"connect({host.name!r}, {bridge.name!r}): expected a host and a bridge, in this order")
         told = Port.from_words(isolated, vlan, tagged)
         self._change(
             add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name, told=told), host.name
@@ -312,6 +314,9 @@ class Lab(Life):
             PlanError: It cannot be.
         """
         self._check_own(first, second)
+        for place in (first, second):
+            if isinstance(place, Bridge):
+                raise PlanError(f"link: {place.name} is a bridge; a router joins bridges: router(NAME, BRIDGE, BRIDGE)")
         ipv6 = subnet6 != AUTO or self._helper().ipv6
         self._change(
             add_link(self._plan, first.name, second.name, subnet, subnet6, mtu=mtu, ipv6=ipv6), first.name, second.name

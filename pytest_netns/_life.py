@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ._alter import forget, take_back
+from ._alter import take_back
 from ._background import ended_badly, no_second_error
 from ._belongings import Names
 from ._bridge import Bridge
@@ -147,7 +147,7 @@ class Life:
         with contextlib.ExitStack() as undo:
             made = new_namespaces(todo, undo, named=self._named, as_root=self._as_root)
             there = {name: place.namespace for name, place in places.items() if name not in made}
-            if todo.changes:
+            if self._made is not NOTHING:
                 undo.callback(take_back, steps(plan, self._made, asleep), there)
             make(todo, {**there, **made})
             undo.pop_all()
@@ -188,8 +188,8 @@ class Life:
         """What the lab is to be."""
         return self._plan
 
-    def alter(self, node: str, change: Callable[[Plan], Plan], *, done: bool = False) -> None:
-        """Change a host while the lab runs; ``done`` says that the kernel has been asked already.
+    def alter(self, node: str, change: Callable[[Plan], Plan]) -> None:
+        """Change a host while the lab runs.
 
         Raises:
             PlanError: It cannot be.
@@ -199,11 +199,6 @@ class Life:
             plan = change(self._plan)
             if self._made is NOTHING:
                 self._change(plan, node)
-            elif done:
-                forget(steps(self._made, plan).changes, {name: host.namespace for name, host in self._hosts.items()})
-                self._made = plan
-                self._show(plan, [node])
-                self.show_names()
             else:
                 asleep = {(node, name) for name, state in self._hosts[node].interfaces.items() if not state.up}
                 self._change(plan, node, asleep=asleep)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ._conntrack import flush_connections
-from ._errors import FeatureLacking, NetnsError, hide_own_frames
+from ._errors import FeatureLacking, KernelError, NetnsError, hide_own_frames
 from ._features import lacking
 from ._namespace import Namespace
 from ._nat_rules import CLOSED, OPEN_AGAIN
 from ._nftables import run_nft
 
 __all__ = ["load", "load_anew"]
+
+#: Seconds that the kernel remembers UDP packets, so that what comes back late still gets in (RFC 4787, REQ-5).
+_REMEMBERED = b"300"
 
 __tracebackhide__ = hide_own_frames
 
@@ -27,6 +32,10 @@ def load(name: str, namespace: Namespace, text: str) -> None:
         if reasons:
             raise FeatureLacking(f"{name}: {reasons[0]}")
         raise NetnsError(f"{name}: nft refused the rules of its NAT: {said}")
+    for setting in ("udp_timeout", "udp_timeout_stream"):
+        with contextlib.suppress(KernelError):  # older kernels refuse it in user namespaces: 30 and 120 s then
+            path = f"netfilter/nf_conntrack_{setting}"
+            namespace.broker.request("sysctl", path, _REMEMBERED, fds=[namespace.fileno()])
 
 
 def load_anew(name: str, namespace: Namespace, text: str, before: str) -> None:

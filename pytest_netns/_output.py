@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class Output:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._owner = os.getpid()
+        self._lock = os.getpid(), threading.RLock()
         self._data = bytearray()
         self._starts: list[int] = []  # of each piece, its place in the data …
         self._times: list[float] = []  # … and when it came
@@ -59,6 +61,12 @@ class Output:
 
     def look(self) -> bytearray:
         """All that has come."""
+        if self._lock[0] != os.getpid():  # a thread that is not here may have held it at the fork
+            self._lock = os.getpid(), threading.RLock()
+        with self._lock[1]:
+            return self._look()
+
+    def _look(self) -> bytearray:
         if self._file < 0:
             return self._data
         with contextlib.suppress(BlockingIOError):
@@ -105,7 +113,7 @@ class Output:
         data = self.stamped()
         before = ""
         if len(data) > _SHOWN:
-            cut = data.find(b"\n", len(data) - _SHOWN) + 1
+            cut = data.find(b"\n", len(data) - _SHOWN) + 1 or len(data) - _SHOWN
             before = f"({data.count(bytes([10]), 0, cut)} lines before)\n"
             data = data[cut:]
         return before + data.decode(errors="backslashreplace").rstrip("\n")

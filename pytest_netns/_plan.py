@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -290,8 +290,7 @@ def add_end(
         owners[segment, address] = node
         addresses.append(f"{address}/{network.prefixlen}")
     # Tells node and interface, and is administered locally (IEEE 802).
-    tail = f"{plan.nodes[node].number:04x}{len(own):02x}"
-    tail = ":".join(("00:00", tail[:2], tail[2:4], tail[4:]))
+    tail = _free_tail(plan.nodes[node], own)
     end = End(
         node,
         segment,
@@ -357,13 +356,35 @@ def remove(plan: Plan, names: Collection[str]) -> Plan:
         ends=tuple(end for end in plan.ends if stays(end)),
         on_segment={name: tuple(end for end in plan.on_segment[name] if stays(end)) for name in segments},
         of_node={name: tuple(end for end in plan.of_node[name] if stays(end)) for name in nodes},
-        owners={
-            (segment, address): node
-            for (segment, address), node in plan.owners.items()
-            if node in nodes and segment in segments
-        },
+        owners=_owners_left(plan, nodes, segments, stays),
         fixed={key: way for key, way in plan.fixed.items() if key[0] in nodes},
     )
+
+
+def _owners_left(
+    plan: Plan, nodes: Collection[str], segments: Collection[str], stays: Callable[[End], bool]
+) -> dict[tuple[str, str], str]:
+    left: dict[tuple[str, str], str] = {}
+    for (segment, address), node in plan.owners.items():
+        if segment not in segments:
+            continue
+        if node in nodes:
+            left[segment, address] = node
+            continue
+        for end in plan.on_segment[segment]:  # another may have it, too
+            if stays(end) and any(text.split("/")[0] == address for text in end.addresses):
+                left[segment, address] = end.node
+                break
+    return left
+
+
+def _free_tail(node: Node, own: tuple[End, ...]) -> str:
+    """The end of a hardware address: tells the node and, within it, the interface."""
+    for number in (len(own), *range(256)):
+        tail = f"00:00:{node.number >> 8:02x}:{node.number & 255:02x}:{number:02x}"
+        if number < 256 and not any(end.mac.endswith(tail) or end.port_mac.endswith(tail) for end in own):
+            return tail
+    raise PlanError(f"{node.name} has 256 interfaces; there are no more hardware addresses to tell them by")
 
 
 def _given(plan: Plan, segment: str, network: Network, word: str, value: object) -> str:
@@ -379,7 +400,9 @@ def next_free_address(plan: Plan, segment: str, network: Network, node: str) -> 
     start = plan.next_free.get((segment, network.version), 0)
     found = free_address(network, start, lambda address: (segment, address) in plan.owners)
     if found is None:
-        raise PlanError(f"{node} finds no free address on {segment}: all of {network} are taken")
+        raise PlanError(
+            f"{node} finds no free address on {segment}: all of {network} are taken, or have been; ip=, ip6= say which"
+        )
     address, number = found
     return address, number + 1
 

@@ -170,6 +170,8 @@ class Popen(subprocess.Popen[Any], InBackground):
                     os.waitstatus_to_exitcode(int.from_bytes(data, "little")) if known else -signal.SIGKILL
                 )
                 self._let_go()
+                if self.kept is not None:
+                    self.kept.look()  # closes it, if nobody else writes there
         return True
 
     def _let_go(self) -> None:

@@ -56,6 +56,8 @@ def fail_for_bad_ends(call: pytest.CallInfo[None]) -> bool:
     """:func:`check_ends` at the end of a test's body; whether that fails it."""
     if call.when != "call" or _in_child:
         return False
+    if call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception):
+        return False  # nobody would read it here; the next test, or the end of the lab, tells it
     found = pytest.CallInfo.from_call(check_ends, "call").excinfo
     if found is None or call.excinfo is not None:
         return False
@@ -123,5 +125,6 @@ def write_artifacts(item: pytest.Item) -> None:
             if data:
                 folder.mkdir(parents=True, exist_ok=True)
                 name = _NO_NAME.sub("-", f"{done.where}-{number}-{os.path.basename(work.label.split(' ')[0])}")
-                (folder / f"{name}.log").write_bytes(data)
+                names = (name if again == 1 else f"{name}.{again}" for again in itertools.count(1))
+                next(path for each in names if not (path := folder / f"{each}.log").exists()).write_bytes(data)
     _background.listener = None

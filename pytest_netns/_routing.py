@@ -31,7 +31,7 @@ def routes(plan: Plan) -> dict[str, tuple[Route, ...]]:
     found = _worked_out(plan)
     for (node, version, destination), way in plan.fixed.items():
         others = [route for route in found.get(node, ()) if route[:2] != (version, destination)]
-        if way is not None and any(end.segment == way[1] for end in plan.of_node[node]):
+        if way is not None and any(end.segment == way[1] and end.address(version) for end in plan.of_node[node]):
             others.append(Route(version, destination, *way))
         elif way is not None:
             continue  # it has left that segment
@@ -112,7 +112,11 @@ class _Ways:
 
     def routes(self, node: str) -> tuple[Route, ...]:
         """The routes of a node."""
-        own = tuple(end.segment for end in self._plan.of_node[node] if end.segment in self._routers)
+        own = tuple(
+            end.segment
+            for end in self._plan.of_node[node]
+            if end.segment in self._routers and end.address(self._version)  # else the kernel could not send there
+        )
         if self._plan.nodes[node].forwards:
             # With a default route a packet that has no way might go in circles (RFC 1812, 4.3.3.1).
             return tuple(self._route(segment, gateway) for segment, gateway in self._gateways(own).items())

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from . import _pickling, _transfer
+from . import _pickling, _process, _transfer
 from ._background import check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable
@@ -223,6 +223,12 @@ def _asks_for_ready(function: Callable[..., Any], args: Any, kwargs: Any) -> boo
 
 def _with_output(pipe: int, work: Callable[[], Any]) -> Any:
     """In the child: what it writes by any way goes to the pipe, its traceback too."""
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for program in list(_process._running):
+        if program.stdin is not None and not program.stdin.closed:
+            os.dup2(nowhere, program.stdin.fileno(), inheritable=False)
+    os.close(nowhere)
     for number in (1, 2):
         os.dup2(pipe, number)
     sys.stdout, sys.stderr = (

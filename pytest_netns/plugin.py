@@ -237,12 +237,15 @@ def _limit_of_isolated(item: pytest.Item) -> float | None:
     return marker.timeout if marker.isolate else 0
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    __tracebackhide__ = True
     # An isolated test sets up all it uses. What is still set up here it would use, and tear down, once more.
-    if nextitem is not None and _limit_of_isolated(nextitem) != 0:
-        runner: Any = item.config.pluginmanager.get_plugin("runner")
-        runner.pytest_runtest_teardown(item, None)
+    try:
+        return (yield)
+    finally:
+        if nextitem is not None and _limit_of_isolated(nextitem) != 0:
+            item.session._setupstate.teardown_exact(None)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -293,7 +296,7 @@ def _require(item: pytest.Item, features: tuple[str, ...]) -> None:
     if reasons:
         words = "; ".join(reasons)
         if item.config.stash[_settings_key].lacking == "skip":
-            pytest.skip(words)
+            raise pytest.skip.Exception(words, _use_item_location=True)
         pytest.fail(words, pytrace=False)
 
 

@@ -198,3 +198,26 @@ class TestReport:
         source = "def test_a(netns):\n    netns.popen(['echo', 'a-word']).wait()"
         assert "a-word" in inner.run(source, "-s").stdout.str()
         assert "a-word" not in inner.run(source, "-rA").stdout.str()
+
+
+def test_a_bad_end_is_told_by_a_test_that_can_tell_it(inner: Inner) -> None:
+    """A test that skips would swallow it."""
+    result = inner.run(
+        """
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def host(netns_lab_factory):
+            return netns_lab_factory().host("served")
+
+        def test_skips(host):
+            program = host.popen(["sh", "-c", "exit 3"])
+            while program.running():
+                pass
+            pytest.skip("for a reason")
+
+        def test_tells(host):
+            pass
+        """
+    )
+    assert result.parseoutcomes() == {"skipped": 1, "failed": 1}

@@ -284,3 +284,71 @@ def test_a_change_that_is_refused_at_any_request_leaves_the_lab_as_it_was(
             reached(client, server)
             reached(server, client)
         assert str(lab) != before or change == "set_route"
+
+
+class TestWithARouter:
+    """What a host is told of a router, while its address goes and comes."""
+
+    @pytest.fixture
+    def places(self, netns_lab: Lab) -> tuple[Host, Host, Host]:
+        lan, wan = netns_lab.bridge("lan", "192.168.1.0/24"), netns_lab.bridge("wan", "203.0.113.0/24")
+        laptop, server = netns_lab.host("laptop", lan), netns_lab.host("server", wan)
+        home = netns_lab.router("home", lan, wan)
+        netns_lab.build()
+        return laptop, server, home
+
+    def test_without_an_address_there_is_no_route(self, netns_lab: Lab, places: tuple[Host, Host, Host]) -> None:
+        """The kernel would refuse it; with an address that the test gives, it is there."""
+        laptop, server, _ = places
+        assert laptop.ip6 is not None
+        laptop.remove_address("eth0", laptop.ip6)
+        laptop["eth0"].replug(netns_lab.bridges["lan"], ip=None, ip6=None)
+        assert not laptop.run(["ip", "route"], capture_output=True).stdout
+        laptop.add_address("eth0", "192.168.1.77/24")
+        assert ping(laptop, server)
+
+    def test_the_routers_address_is_given_back(self, places: tuple[Host, Host, Host]) -> None:
+        """Routes over it are the others' again, not only in the plan."""
+        laptop, server, home = places
+        address = next(each for each in home["eth0"].state().addresses if ":" not in each)
+        home.remove_address("eth0", address)
+        assert not ping(laptop, server.ip or "", timeout=0.2)
+        home.add_address("eth0", address)
+        assert ping(laptop, server.ip or "")
+
+    def test_a_refused_router_is_taken_back(self, netns_lab: Lab, places: tuple[Host, Host, Host]) -> None:
+        """Also what other hosts had been told of it, and its cables: asked for again, it can be made."""
+        laptop, *_ = places
+        watcher = netns_lab.host("watcher", netns_lab.bridges["lan"])
+        before = watcher.run(["ip", "route"], capture_output=True).stdout
+        laptop["eth0"].down()
+        other = netns_lab.bridge("other")
+        with pytest.raises(KernelError):
+            netns_lab.router("second", netns_lab.bridges["lan"], other)
+        assert watcher.run(["ip", "route"], capture_output=True).stdout == before
+        laptop["eth0"].up()
+        netns_lab.router("second", netns_lab.bridges["lan"], other)
+        assert ping(laptop, netns_lab.host("far", other))
+
+
+def test_an_address_of_two_stays_taken_while_one_has_it(netns_lab: Lab) -> None:
+    """Whichever of them loses it, by a change or by its end."""
+    lan = netns_lab.bridge("lan", "10.0.0.0/24")
+    first, second, third = (netns_lab.host(name, lan) for name in ("first", "second", "third"))
+    first.add_address("eth0", "10.0.0.9/24")
+    second.add_address("eth0", "10.0.0.9/24")
+    third.add_address("eth0", "10.0.0.9/24")
+    first.remove_address("eth0", "10.0.0.9")
+    netns_lab.remove(second)
+    with pytest.raises(PlanError, match="third has this address"):
+        netns_lab.host("late", lan, ip="10.0.0.9")
+
+
+def test_hardware_addresses_are_not_given_twice(netns_lab: Lab) -> None:
+    """Not even where an interface has gone with its bridge."""
+    gone, stays = netns_lab.bridge("gone"), netns_lab.bridge("stays")
+    host = netns_lab.host("host", gone, stays)
+    netns_lab.remove(gone)
+    netns_lab.connect(host, stays)
+    macs = [state.mac for name, state in host.interfaces.items() if name != "lo"]
+    assert len(set(macs)) == len(macs) == 2

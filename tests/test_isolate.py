@@ -254,3 +254,33 @@ def test_a_test_may_end_the_session(inner: Inner, monkeypatch: pytest.MonkeyPatc
         assert run.ret == status
         run.stderr.fnmatch_lines(["TORN DOWN"])
         run.stdout.fnmatch_lines(["*no tests ran*"])
+
+
+def test_a_failure_in_the_teardown_before_changes_nothing(inner: Inner) -> None:
+    """What a test in the test process has set up is torn down once, there, and not seen by an isolated one after it."""
+    result = inner.run(
+        """
+        import os, pytest
+
+        @pytest.fixture(scope="session")
+        def wide():
+            yield os.getpid()
+            with open("ended", "a") as file:
+                file.write("ended\\n")
+
+        @pytest.fixture
+        def bad():
+            yield
+            raise OSError("not torn down")
+
+        @pytest.mark.netns(isolate=False)
+        def test_first(wide, bad):
+            pass
+
+        def test_isolated(wide):
+            assert wide == os.getpid()
+        """,
+        "--netns-isolate",
+    )
+    assert result.parseoutcomes() == {"passed": 2, "errors": 1}
+    assert (inner.path / "ended").read_text() == "ended\n" * 2

@@ -256,3 +256,12 @@ with Lab() as lab:
         "hosts: files dns",
         "True /etc/.machine/ssl False",
     ], result.stderr
+
+
+def test_whoever_programs_become_can_read_the_names(netns_lab: Lab) -> None:
+    """A strict umask, of the test or of a program before, is not theirs."""
+    lan = netns_lab.bridge("lan")
+    first, second = netns_lab.host("first", lan), netns_lab.host("second", lan)
+    first.run(["true"], check=True, umask=0o777)
+    shown = second.run(["stat", "-c", "%a", "/etc/hosts", "/etc/resolv.conf"], capture_output=True, text=True)
+    assert shown.stdout.split() == ["644", "644"]

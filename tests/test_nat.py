@@ -502,3 +502,32 @@ class TestWhatIsLacking:
         assert net.home.nat == Nat("wan")
         server.send("still there", (net.outside, 5000))
         laptop.heard("still there")
+
+
+def test_a_refused_change_keeps_the_rules(netns_lab: Lab) -> None:
+    """Where the kernel refuses a route of it, nobody gets in meanwhile; asked for again, it is made."""
+    lan, wan = netns_lab.bridge("lan", "192.168.1.0/24", None), netns_lab.bridge("wan", "203.0.113.0/24", None)
+    laptop, server, other = netns_lab.host("laptop", lan), netns_lab.host("server", wan), netns_lab.host("other", wan)
+    home = netns_lab.router("home", lan, wan, nat=wan)
+    assert isinstance(home, Router)
+    assert ping(laptop, server)
+    other["eth0"].down()
+    with pytest.raises(KernelError):
+        home.set_nat(None)
+    assert home.nat is not None
+    assert not ping(server, laptop.ip or "", timeout=0.2)
+    other["eth0"].up()
+    home.set_nat(None)
+    assert ping(server, laptop)
+
+
+def test_connections_are_remembered_as_long_as_mappings(netns_lab: Lab) -> None:
+    """So that an answer that comes late gets in (RFC 4787, REQ-5); some kernels keep that from user namespaces."""
+    lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+    home = netns_lab.router("home", lan, wan, nat=wan)
+    home.namespace.fileno()
+    try:
+        remembered = home.sysctl("netfilter.nf_conntrack_udp_timeout")
+    except FileNotFoundError:
+        pytest.skip("this kernel shows its time-outs to root only")
+    assert remembered == "300"

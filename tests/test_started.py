@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 import warnings
@@ -224,3 +225,18 @@ def test_a_failed_test_shows_it(pytester: pytest.Pytester, monkeypatch: pytest.M
     text = result.stdout.str()
     assert text.count("work() in beijing raised KeyError: 'late'; its output:") >= 2
     assert text.count("- beijing: work() (raised KeyError: 'late') -") == 2
+
+
+def test_what_the_test_closes_ends_whatever_is_started_meanwhile(netns: Host) -> None:
+    """A program in the background hears the end of its input, and is not in the process group of the test."""
+
+    def stay(ready: Ready) -> None:
+        print(os.getpgrp() == os.getpid(), flush=True)
+        ready()
+        hang()
+
+    cat = netns.popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    started = netns.start(stay)
+    assert cat.communicate(b"all of it", timeout=60) == (b"all of it", None)
+    assert started.output == "True\n"
+    started.close()

@@ -23,6 +23,8 @@ from typing import NamedTuple
 from venvs import CHECKOUT, Python, default_venv, ensure_venv, find_pythons, probe
 
 UNPRIVILEGED = int(os.environ.get("UNPRIVILEGED_UID", "1001"))
+#: A file of tests goes to one of them whole: its fixtures are made once. ``-n 0`` among the arguments undoes it.
+WORKERS = ["-n", "2", "--dist", "loadfile"]
 LIMIT = 20 * 60  # seconds for one run of the suite: a hang must not use up CI's time
 LEFT_OUT = shutil.ignore_patterns(".git", ".kernels", ".venv*", ".hypothesis", "__pycache__", "*_cache", "results")
 
@@ -95,7 +97,7 @@ def run_suite(python: Python, inside: Path, unprivileged: bool, arguments: list[
         (work / "tmp").mkdir()
         report = work / "tmp/report.xml"
         # Skipping for want of namespaces would look like passing.
-        command = [str(inside), "-m", "pytest", "--netns-missing=fail", f"--junitxml={report}", *arguments]
+        command = [str(inside), "-m", "pytest", "--netns-missing=fail", f"--junitxml={report}", *WORKERS, *arguments]
         env = {**os.environ, "TMPDIR": str(work / "tmp")}
         if unprivileged:
             # Run in place (see as_user.sh) the user cannot write into the checkout; pytest must not try.

@@ -112,7 +112,7 @@ def run(folder: Path, python: Path, suite: Suite, report: Path, arguments: list[
     paths = f"{CHECKOUT}{os.pathsep}{folder.parent}"
     env = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "prelude", "--netns-missing=fail"]
-    subprocess.run(
+    done = subprocess.run(
         [*command, *suite.tests, f"--junitxml={report}", *arguments],
         cwd=folder,
         env=env,
@@ -120,6 +120,8 @@ def run(folder: Path, python: Path, suite: Suite, report: Path, arguments: list[
         timeout=LIMIT,
         check=False,
     )
+    if done.returncode not in (0, 1):  # interrupted, misused, nothing collected: no comparison
+        sys.exit(f"{report.stem}: pytest ended with status {done.returncode}")
     return read_outcomes(report)
 
 
