@@ -65,9 +65,8 @@ def test_draws(turn, number):
 """
 
 
-def test_random_numbers_and_order_are_those_of_the_seed(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_numbers_and_order_are_those_of_the_seed(inner: Inner) -> None:
     """With pytest-randomly a seed gives the same order and the same numbers, wherever bodies run."""
-    monkeypatch.delenv("PYTEST_ADDOPTS")
     options = ["-rA", "--no-header", "-p", "pytest_randomly", "--randomly-seed=5"]
     inside = inner.run_twice(RANDOM, *options)
     assert_same(inside)
