@@ -62,6 +62,9 @@ class InterfaceState:
 class Surroundings(Protocol):
     """What a lab knows of an interface that it has made."""
 
+    def sleeps(self, asleep: bool) -> None:
+        """It has been switched off, or on."""
+
     def peer(self) -> tuple[Namespace, int] | None:
         """The other end of its veth pair: where it is, and its index there."""
 
@@ -115,6 +118,8 @@ class Interface:
         """
         netlink = self._namespace.netlink
         requests = [self._set(up=True), _requests.get_link(self.index)]
+        if self._surroundings is not None:
+            self._surroundings.sleeps(False)
         answers = netlink.batch([*requests, *(self._surroundings.routes() if self._surroundings else [])])
         peer = self._surroundings.peer() if self._surroundings else None
         if self._surroundings is not None and peer is not None:
@@ -134,6 +139,8 @@ class Interface:
         Linux takes the routes over it away. Its addresses stay (``keep_addr_on_down``, ip-sysctl.rst).
         """
         self._namespace.netlink.settle(self.index, self._set(up=False))
+        if self._surroundings is not None:
+            self._surroundings.sleeps(True)
         peer = self._surroundings.peer() if self._surroundings else None
         if peer is not None:
             there, index = peer

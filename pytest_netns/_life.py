@@ -43,6 +43,8 @@ class Life:
         self._as_root = is_root(user)
         self._plan = NOTHING
         self._made = NOTHING
+        #: Interfaces (host, name) that are switched off: they get their routes when they are switched on.
+        self._asleep: set[tuple[str, str]] = set()
         self._building = threading.RLock()
         self._hosts: dict[str, Host] = {}
         self._bridges: dict[str, Bridge] = {}
@@ -61,6 +63,7 @@ class Life:
         if not open_places:
             return
         names = {place.name for place in open_places}
+        self._asleep = {each for each in self._asleep if each[0] not in names}
         self._show(remove(self._plan, names), names)
         try:
             if self._made is not NOTHING:
@@ -142,6 +145,7 @@ class Life:
 
     def _build(self, asleep: Collection[tuple[str, str]] = ()) -> None:
         plan = self._plan
+        asleep = self._still_asleep().union(asleep)
         todo = steps(self._made, plan, asleep)
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with contextlib.ExitStack() as undo:
@@ -155,6 +159,14 @@ class Life:
             places[name]._namespace = namespace
         self._made = plan
         self.show_names()
+
+    def _still_asleep(self) -> set[tuple[str, str]]:
+        """Programs may have switched on what we have switched off."""
+        for node, name in [*self._asleep]:
+            state = self._hosts[node].interfaces.get(name)
+            if state is None or state.up:
+                self._asleep.discard((node, name))
+        return self._asleep
 
     def reset(self) -> None:
         """Have it be as new, where several tests share it: what its hosts have learned from packets is forgotten.

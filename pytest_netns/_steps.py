@@ -189,14 +189,16 @@ def _add_routes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str,
         if node in todo.changes.nodes:
             _add_changed_routes(todo, new.of_node[node], before.get(node, ()), these, asleep)
             continue
-        # Routes over an interface that has gone have gone with it.
-        still = {end.segment for end in new.of_node[node]}
+        # Routes over an interface that has gone, or is switched off, have gone with it.
+        awake = {end.segment for end in new.of_node[node] if (node, end.name) not in asleep}
         requests = [
             _requests.delete_route(*_words(route))
             for route in before.get(node, ())
-            if route not in wanted and route.segment in still
+            if route not in wanted and route.segment in awake
         ]
-        requests += [_requests.add_route(*_words(route)) for route in these if route not in had]
+        requests += [
+            _requests.add_route(*_words(route)) for route in these if route not in had and route.segment in awake
+        ]
         if requests:
             todo.settle.setdefault(node, []).extend(requests)
 

@@ -33,6 +33,11 @@ class LabSurroundings:
         found = find_end(self._lab._made, self._found.node, self._found.name)
         return self._found if found is None else found
 
+    def sleeps(self, asleep: bool) -> None:
+        """It is switched off, or on."""
+        if not self._is_port:
+            (self._lab._asleep.add if asleep else self._lab._asleep.discard)((self._end.node, self._end.name))
+
     def peer(self) -> tuple[Namespace, int] | None:
         end, lab = self._end, self._lab
         if self._is_port:

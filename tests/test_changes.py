@@ -321,7 +321,7 @@ class TestWithARouter:
         laptop, *_ = places
         watcher = netns_lab.host("watcher", netns_lab.bridges["lan"])
         before = watcher.run(["ip", "route"], capture_output=True).stdout
-        laptop["eth0"].down()
+        laptop.run(["ip", "link", "set", "eth0", "down"], check=True)  # of which the lab does not know
         other = netns_lab.bridge("other")
         with pytest.raises(KernelError):
             netns_lab.router("second", netns_lab.bridges["lan"], other)
@@ -329,6 +329,28 @@ class TestWithARouter:
         laptop["eth0"].up()
         netns_lab.router("second", netns_lab.bridges["lan"], other)
         assert ping(laptop, netns_lab.host("far", other))
+
+
+def test_who_is_switched_off_holds_up_nobody(netns_lab: Lab) -> None:
+    """Routers come, translate no more, and go; whoever was off meanwhile has the routes of now once it is on."""
+    lan, wan = netns_lab.bridge("lan", "192.168.1.0/24"), netns_lab.bridge("wan", "203.0.113.0/24")
+    laptop, server = netns_lab.host("laptop", lan), netns_lab.host("server", wan)
+    home = netns_lab.router("home", lan, wan)
+    assert ping(laptop, server)
+    laptop["eth0"].down()
+    netns_lab.remove(home)
+    assert ping(server, netns_lab.host("late", wan))
+    laptop["eth0"].up()
+    assert not ping(laptop, server.ip or "", timeout=0.2)
+    server["eth0"].down()
+    netns_lab.router("second", lan, wan)
+    laptop["eth0"].down()
+    for host in (laptop, server):
+        host.run(["ip", "link", "set", "eth0", "up"], check=True)  # the lab is not told
+    netns_lab.host("later", lan)
+    for host in (laptop, server):
+        host["eth0"].up()
+    reached(laptop, server)
 
 
 def test_an_address_of_two_stays_taken_while_one_has_it(netns_lab: Lab) -> None:
