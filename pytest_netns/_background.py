@@ -45,10 +45,14 @@ _TOLD_OF = 10
 _CURE = "if it may: popen(…, check=False), or look at it with wait()"
 
 
-class Work(Protocol):
-    """A program or callable in the background."""
+class Writer(Protocol):
+    """Who writes."""
 
     kept: Output | None
+
+
+class Work(Writer, Protocol):
+    """A program or callable in the background."""
 
     @property
     def label(self) -> str:
@@ -177,7 +181,7 @@ def how_it_ended(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def last_output(work: Work) -> str:
+def last_output(work: Writer) -> str:
     """What is to be said of what it has written."""
     if work.kept is None:
         return ""

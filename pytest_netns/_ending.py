@@ -13,6 +13,10 @@ import os
 import select
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["GRACE", "depth", "end_processes", "see_off"]
 
 #: Seconds for those who were sent SIGTERM, all together. Daemons take milliseconds to remove their files.
@@ -34,7 +38,12 @@ def depth() -> int:
 
 
 def end_processes(
-    kind: str, inodes: list[int], inner_depth: int | None, *, gently: bool = False
+    kind: str,
+    inodes: list[int],
+    inner_depth: int | None,
+    *,
+    gently: bool = False,
+    reap: Callable[[], None] = lambda: None,
 ) -> tuple[int, list[int]]:
     """Kill with SIGKILL and wait until none is left; return how many there were.
 
@@ -44,11 +53,13 @@ def end_processes(
         inner_depth: None if /proc shows our own PID namespace; else our :func:`depth` in the one it shows.
         gently: Where somebody listens to SIGTERM, only send that, and return the pidfds of those who have got it, to
             be waited for: then nobody has been killed, and it is to be asked again.
+        reap: Called before each look: those who end faster than they are reaped use up the machine's numbers.
     """
     wanted = {f"{kind}:[{inode}]" for inode in inodes}
     ended = 0
     before: set[str] = set()
     for _ in range(_TIMES):
+        reap()
         newest = _newest()
         found, gone = _processes_in(kind, wanted, inner_depth)
         if found and gently:
@@ -67,6 +78,7 @@ def end_processes(
     try:
         while found := _processes_in(kind, wanted, inner_depth)[0]:
             ended += _kill(found)
+            reap()
     finally:
         _signal_all(_signal.SIGCONT)
     return ended, []

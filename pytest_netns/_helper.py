@@ -337,7 +337,8 @@ class Inner:
         Whoever asked waits for that, as long as it pleases, and asks again. Meanwhile we serve others.
         """
         try:
-            ended, asked = _ending.end_processes(kind, inodes, None if self.own_proc else self.depth, gently=gently)
+            depth = None if self.own_proc else self.depth
+            ended, asked = _ending.end_processes(kind, inodes, depth, gently=gently, reap=self._reap)
             return ended, [self._pipe_of_ends(asked)] if asked else []
         finally:
             self._reap()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
-import time
 from typing import TYPE_CHECKING, Any
 
-from ._background import WAIT_LIMIT, check_limit, how_it_ended, last_output, wait_for_any
-from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
-from ._listing import processes
+from ._background import how_it_ended, wait_for_any
+from ._errors import NetnsError, hide_own_frames
 from ._output import Output
 from ._releasing import releasing
+from ._writing import Writing
 
 if TYPE_CHECKING:
     from ._broker import Broker
@@ -29,7 +27,7 @@ _LABEL = 60
 _END_LIMIT = 2.0
 
 
-class InBackground:
+class InBackground(Writing):
     """For :class:`._process.Popen`, which says how the program is doing."""
 
     _entry: Entry
@@ -66,55 +64,15 @@ class InBackground:
             getattr(self, "encoding", None) or "utf-8", getattr(self, "errors", None) or "backslashreplace"
         )
 
-    def wait_output(self, pattern: str | bytes | re.Pattern[Any], *, timeout: float = WAIT_LIMIT) -> re.Match[Any]:
-        """Wait until what it has written, from its start, matches somewhere.
-
-        Args:
-            pattern: A regular expression; of bytes, it is looked for in what was written as it is.
-            timeout: Seconds.
-
-        Raises:
-            ChildDied: Nothing matches, and it has ended with an error, or it and all that it started have ended; the
-                message shows what was written.
-            WaitTimeout: The same, when the time is over.
-        """
-        check_limit(timeout)
-        wanted = re.compile(pattern)
-        deadline = time.monotonic() + timeout
-        while True:
-            over = time.monotonic() >= deadline
-            code = self._internal_poll()
-            found = self._found(wanted)
-            if found is not None:
-                return found
-            assert self.kept is not None
-            if code or (code == 0 and self.kept.over):  # else what it has started may write on
-                self._told = True
-                error = ChildDied(f"{self._asked_for(wanted)}: it {how_it_ended(code)}{last_output(self)}")
-                error.returncode = code
-                raise error
-            if over:
-                words = f"{self._asked_for(wanted)}: not within {timeout:g} s{last_output(self)}"
-                raise WaitTimeout(words + processes(os.fstat(self._entry.net).st_ino, self._entry.where))
-            # Another process or thread may take what rings the bell, hence the quarter of a second.
-            wait_for_any([self.kept.bell, self.watched()], min(0.25, deadline - time.monotonic()))
-
-    def _found(self, wanted: re.Pattern[Any]) -> re.Match[Any] | None:
-        text = self.output
-        if isinstance(wanted.pattern, str):
-            return wanted.search(text)
-        assert self.kept is not None
-        return wanted.search(bytes(self.kept.look()))
-
-    def _asked_for(self, wanted: re.Pattern[Any]) -> str:
-        return f"{self.label} in {self._entry.where} was to write {wanted.pattern!r}"
-
     # In the background of a host: see ``Work`` in :mod:`._background`
 
     def bad_end(self) -> str | None:
         """How it ended, if that was an error that nobody wanted and of which nobody has been told."""
         code = self._internal_poll()
         return None if not code or self._told or self._end_expected else how_it_ended(code)
+
+    def _failure(self) -> int | None:
+        return self._internal_poll() or None
 
     def tell(self) -> None:
         """Somebody has been told how it ended."""

@@ -24,6 +24,7 @@ from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._output import Output
+from ._writing import Writing
 
 if TYPE_CHECKING:
     from ._broker import Broker
@@ -67,14 +68,15 @@ class _Child(Child):
         return -1 if self._ended else self._report
 
 
-class Started(Generic[T]):
+class Started(Writing, Generic[T]):
     """A callable that runs in the background of a host; what ``host.start`` returns."""
 
     def __init__(self, entry: Entry, broker: Broker, function: Callable[..., T], args: Any, kwargs: Any) -> None:
         name = getattr(function, "__qualname__", None) or repr(function)
         if not callable(function):
             raise TypeError(f"expected a callable, not {function!r}; for a command use host.popen([...])")
-        self.label = f"{name}()"
+        self._label = f"{name}()"
+        self._entry = entry
         self._where = entry.where
         self._owner = os.getpid()
         self._told = self._end_expected = self._over = False
@@ -111,6 +113,11 @@ class Started(Generic[T]):
                     + last_output(self)
                 )
             wait_for_any([self._bell, self._child.ended_by], deadline - time.monotonic())
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self._label
 
     @property
     def output(self) -> str:
@@ -178,6 +185,9 @@ class Started(Generic[T]):
             error = _pickling.unpack_exception(outcome.body)
             return "raised " + "".join(traceback.format_exception_only(type(error), error)).strip()
         return how_it_ended(os.waitstatus_to_exitcode(outcome.status))
+
+    def _failure(self) -> int | None:
+        return None if self._child._outcome.kind == _transfer.VALUE else 0
 
     def tell(self) -> None:
         """Somebody has been told how it ended."""

@@ -70,6 +70,7 @@ FLOORS = (
     "_advice",
     "_output",
     "_background",
+    "_writing",
     "_program",
     "_process",
     "_nftables",

@@ -341,11 +341,11 @@ def test_who_is_faster_than_the_looks_is_made_to_stand_still(monkeypatch: pytest
     assert signals == [signal.SIGSTOP, signal.SIGCONT]
 
 
-#: Keeps a hundred processes, each of which forks and ends, again and again; on a slow processor fewer, or nobody else
+#: Keeps thirty processes, each of which forks and ends, again and again; on a slow processor fewer, or nobody else
 #: would ever have a turn.
 BOMB_FEW = f"""
 import os
-for _ in range({int(100 / PACE)}):
+for _ in range({int(30 / PACE) + 1}):
     if os.fork() == 0:
         while True:
             if os.fork():

@@ -240,3 +240,25 @@ def test_what_the_test_closes_ends_whatever_is_started_meanwhile(netns: Host) ->
     assert cat.communicate(b"all of it", timeout=60) == (b"all of it", None)
     assert started.output == "True\n"
     started.close()
+
+
+def test_what_it_writes_is_waited_for(netns: Host) -> None:
+    """As with programs: a match, an end with an error, an end without one, and the time that is over."""
+
+    def work(ready: Ready) -> None:
+        ready()
+        print("listening on 80")
+        hang()
+
+    def fail() -> None:
+        raise RuntimeError("no luck")
+
+    started = netns.start(work)
+    assert started.wait_output(r"on (\d+)", timeout=60)[1] == "80"
+    with pytest.raises(WaitTimeout, match=r"work\(\) in netns was to write 'never': not within 0.01 s"):
+        started.wait_output("never", timeout=0.01)
+    started.close()
+    with pytest.raises(ChildDied, match="it raised RuntimeError: no luck"):
+        netns.start(fail).wait_output("never", timeout=60)
+    with pytest.raises(ChildDied, match="it has returned"):
+        netns.start(os.getpid).wait_output("never", timeout=60)
