@@ -53,13 +53,14 @@ def end_processes(
         inner_depth: None if /proc shows our own PID namespace; else our :func:`depth` in the one it shows.
         gently: Where somebody listens to SIGTERM, only send that, and return the pidfds of those who have got it, to
             be waited for: then nobody has been killed, and it is to be asked again.
-        reap: Called before each look: those who end faster than they are reaped use up the machine's numbers.
+        reap: Called before each further look: those who end faster than they are reaped use up the machine's numbers.
     """
     wanted = {f"{kind}:[{inode}]" for inode in inodes}
     ended = 0
     before: set[str] = set()
-    for _ in range(_TIMES):
-        reap()
+    for look in range(_TIMES):
+        if look:  # with nobody there, the first is the last
+            reap()
         newest = _newest()
         found, gone = _processes_in(kind, wanted, inner_depth)
         if found and gently:
