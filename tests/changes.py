@@ -20,7 +20,7 @@ class Changes:
 
     def __init__(self, place: Host | Bridge, kind: int) -> None:
         self._socket = place.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.settimeout(seconds(30))
+        self._socket.settimeout(seconds(50))
         self._socket.bind((0, kind))
 
     def wait_until(self, condition: Callable[[], object]) -> None:

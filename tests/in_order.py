@@ -1,4 +1,4 @@
-"""Tests that run pytest run it in order: pytest-randomly is installed for a test of its own."""
+"""Tests that run pytest run it without those plugins that are installed for a test of their own."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import pytest
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """The one of pytest, which has just forgotten the variable."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:rerunfailures -p no:html")
     return pytester

@@ -91,7 +91,7 @@ def run_suite(python: Python, inside: Path, unprivileged: bool, arguments: list[
     user = f"uid {uid}" if uid else "root"
     print(f"\n=== Python {python.full} as {user}", flush=True)
     # Not in $TMPDIR, which may be root's own; and short, for the Unix sockets of tests.
-    with tempfile.TemporaryDirectory(prefix="netns-suite-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="ns-", dir="/tmp") as name:
         work = Path(name)
         (work / "home").mkdir()
         (work / "tmp").mkdir()
@@ -108,8 +108,8 @@ def run_suite(python: Python, inside: Path, unprivileged: bool, arguments: list[
                 "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                 "LANG": "C.UTF-8",
                 "HOME": str(work / "home"),
-                "USER": "unprivileged",
-                "LOGNAME": "unprivileged",
+                "USER": "user",
+                "LOGNAME": "user",
                 "TMPDIR": str(work / "tmp"),
                 "HYPOTHESIS_STORAGE_DIRECTORY": str(work / "home/hypothesis"),
                 "PYTHONDONTWRITEBYTECODE": "1",
