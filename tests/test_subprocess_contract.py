@@ -190,7 +190,9 @@ def test_programs_keep_the_capabilities_of_a_network(netns_pair: Pair, tmp_path:
 def test_programs_end_with_the_host(netns_pair: Pair) -> None:
     """Also those that have gone into the background and ignore signals."""
     beijing, _ = netns_pair
-    with beijing.popen(["sh", "-c", "trap '' TERM HUP; (setsid sleep 1000 &) ; exec sleep 1000"]) as program:
+    script = "trap '' TERM HUP; (setsid sleep 1000 &) ; echo deaf; exec sleep 1000"
+    with beijing.popen(["sh", "-c", script]) as program:
+        program.wait_output("deaf")
         netns_pair.close()
         assert program.wait(timeout=10) == -signal.SIGKILL
 
