@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from ._addresses import address_in, parse_subnet
+from ._checks import check_mtu
 from ._errors import PlanError, hide_own_frames
-from ._plan import AUTO, End, Plan, check_mtu, free_port_name, next_free_address
+from ._plan import AUTO, End, Plan, free_port_name, next_free_address
 from ._port import PLAIN
 
 __all__ = [

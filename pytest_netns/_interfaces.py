@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _netlink, _requests
+from ._checks import check_mtu
 from ._errors import KernelError, NetnsError, PlanError, hide_own_frames
-from ._plan import AUTO, check_mtu
+from ._plan import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

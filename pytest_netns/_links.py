@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import _requests
 from ._addresses import check_mac
+from ._checks import check_interface_name
 from ._errors import KernelError, NetnsError, PlanError, hide_own_frames
 from ._inside import Inside
 from ._interfaces import Interface
-from ._plan import check_interface_name
 from ._releasing import releasing
 
 if TYPE_CHECKING:

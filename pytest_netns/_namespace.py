@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._broker import broker
+from ._checks import check_host_name
 from ._errors import ClosedError, KernelError, NetnsError, PlanError, hide_own_frames
 from ._netlink import Netlink
-from ._plan import check_host_name
 from ._releasing import releasing
 
 if TYPE_CHECKING:

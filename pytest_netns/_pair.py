@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ._addresses import parse_subnet
+from ._checks import check_host_name, check_interface_name, check_mtu
 from ._errors import PlanError, hide_own_frames
-from ._plan import NOTHING, Plan, add_end, add_node, add_segment, check_host_name, check_interface_name, check_mtu
+from ._plan import NOTHING, Plan, add_end, add_node, add_segment
 
 __all__ = ["PairShape", "plan_pair"]
 

@@ -6,12 +6,12 @@ A plan grows by functions that return the next one: a segment, a node (host or r
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
+from ._checks import check_host_name, check_interface_name, check_mtu
 from ._errors import PlanError, hide_own_frames
 from ._port import PLAIN, Port
 
@@ -30,9 +30,6 @@ __all__ = [
     "add_link",
     "add_node",
     "add_segment",
-    "check_host_name",
-    "check_interface_name",
-    "check_mtu",
     "free_port_name",
     "next_free_address",
     "remove",
@@ -43,7 +40,6 @@ __tracebackhide__ = hide_own_frames
 #: For a subnet that the plan is to choose.
 AUTO = "auto"
 
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 BRIDGE_INDEX = 1000
 #: net/bridge/br_private.h; number 0 is not given (find_portno, net/bridge/br_if.c).
 _MOST_PORTS = 1023
@@ -412,36 +408,3 @@ def free_port_name(plan: Plan, node: str, segment: str) -> str:
     taken = {end.port for end in plan.on_segment[segment]} | {segment}
     names = (f"veth-{word}" for word in (node, *range(1, len(taken) + 2)))
     return next(name for name in names if len(name.encode()) <= 15 and name not in taken)
-
-
-# Checks
-
-
-def check_host_name(value: object, word: str = "host name") -> None:
-    """Refuse what cannot be a host's name (RFC 1123 labels, and no path)."""
-    if not isinstance(value, str) or not _LABEL.fullmatch(value):
-        raise PlanError(
-            f"{word} {value!r}: expected letters, digits, '-', '_' and '.', at most 63, "
-            "beginning and ending with a letter or digit"
-        )
-
-
-def check_interface_name(value: object, word: str = "interface name") -> None:
-    """Refuse what Linux refuses as the name of an interface (dev_valid_name, net/core/dev.c)."""
-    if not isinstance(value, str) or not value:
-        raise PlanError(f"{word} {value!r}: expected a string of 1 to 15 bytes")
-    size = len(value.encode("utf-8", "surrogatepass"))
-    if size > 15:
-        raise PlanError(f"{word} {value!r} is {size} bytes long; Linux takes 15 at most (IFNAMSIZ)")
-    if value in (".", "..", "lo", "all", "default") or not re.fullmatch(r"[!-~]+", value) or set("/:%") & set(value):
-        raise PlanError(
-            f"{word} {value!r}: expected printable ASCII without space, '/', ':' or '%', and not a reserved word"
-        )
-
-
-def check_mtu(value: object, *, six: bool) -> None:
-    """Refuse what cannot be an MTU: less than IPv4 (RFC 791) or IPv6 (RFC 8200) needs, or more than veth takes."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 68 <= value <= 65535:
-        raise PlanError(f"mtu {value!r}: expected a whole number of bytes from 68 to 65535")
-    if value < 1280 and six:
-        raise PlanError(f"mtu {value}: IPv6 needs 1280 at least (RFC 8200); for less, give subnet6=None")

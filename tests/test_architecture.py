@@ -38,6 +38,7 @@ FLOORS = (
     "_netlink",
     "_addresses",
     "_port",
+    "_checks",
     "_plan",
     "_changing",
     "_nat",
