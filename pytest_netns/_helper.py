@@ -237,6 +237,10 @@ class Inner:
         with _Inside(fds[0], self.base):
             return None, [_kernel.open_tun(name, frames=frames)]
 
+    def do_nothing(self, _fds: list[int]) -> Answer:
+        """Whoever hears this knows that no descriptor of an earlier answer is still open here."""
+        return None, []
+
     def do_sysctl(self, fds: list[int], name: str, value: bytes | None) -> Answer:
         path = "/proc/sys/net/" + name
         with _Inside(fds[0], self.base):
