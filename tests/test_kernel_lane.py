@@ -83,6 +83,16 @@ def test_where_no_kernel_can_be_booted_it_says_so(tmp_path: Path, environment: d
     assert ("failure here" in done.stdout) == (status == 1)
 
 
+@pytest.mark.parametrize(
+    ("status", "passed", "said"), [(0, 7, " ok "), (0, 0, " NONE RAN "), (1, 7, " FAILED "), (124, 0, " TIME OUT ")]
+)
+def test_where_everything_was_skipped_nothing_is_ok(status: int, passed: int, said: str) -> None:
+    """Pytest calls that a success."""
+    result = Result("6.1.9", "3.13.0", "root", status, 3.0, passed, 0, 2)
+    assert result.ok == (said == " ok ")
+    assert said in str(result)
+
+
 def test_the_page_is_made_of_the_results(tmp_path: Path) -> None:
     """Kernels in the order of their numbers; what stands around the tables stays; a second time changes nothing."""
     page = tmp_path / "page.md"

@@ -97,10 +97,15 @@ class Result:
     def name(self) -> str:
         return f"{self.kernel}-python{self.python}-{self.user}"
 
+    @property
+    def ok(self) -> bool:
+        """Whether some tests ran, and all of them passed."""
+        return self.status == 0 and self.passed > 0
+
     def __str__(self) -> str:
-        ok = "ok" if self.status == 0 else {TIMED_OUT: "TIME OUT", DIED: "DIED"}.get(self.status, "FAILED")
+        word = {0: "NONE RAN", TIMED_OUT: "TIME OUT", DIED: "DIED"}.get(self.status, "FAILED")
         counts = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped in {self.seconds:.0f} s"
-        return f"{self.kernel:22} Python {self.python:9} {self.user:9} {ok:8} {counts}"
+        return f"{self.kernel:22} Python {self.python:9} {self.user:9} {'ok' if self.ok else word:8} {counts}"
 
 
 def run_suite(

@@ -36,7 +36,7 @@ def _results_table(results: Sequence[Result]) -> str:
     for result in results:
         lines.append(
             f"| {result.kernel} | {result.python} | {result.user} | {result.passed} | "
-            f"{result.failed}{'' if result.status == 0 else ' (not ok)'} | {result.skipped} | {result.seconds:.0f} |"
+            f"{result.failed}{'' if result.ok else ' (not ok)'} | {result.skipped} | {result.seconds:.0f} |"
         )
     return "\n".join(lines)
 
