@@ -1,15 +1,15 @@
-"""A plan changed while its lab runs: addresses, the cable of an interface, its MTU, routes; pure functions."""
+"""A plan changed while its lab runs: what is removed, addresses, cables, MTUs, routes; pure functions."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from ._addresses import address_in, parse_subnet
 from ._checks import check_mtu
 from ._errors import PlanError, hide_own_frames
-from ._plan import AUTO, End, Plan, free_port_name, next_free_address
+from ._plan import AUTO, NOTHING, End, Node, Plan, free_port_name, next_free_address
 from ._port import PLAIN
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "fix_route",
     "give_address",
     "parse_address",
+    "remove",
     "replug",
     "route_destination",
     "set_mtu",
@@ -157,6 +158,62 @@ def _moved_outside(plan: Plan, old: End, segment: str) -> Plan:
     if node.nat is None or node.nat.outside != old.segment or stays:
         return plan
     return replace(plan, nodes={**plan.nodes, old.node: replace(node, nat=replace(node.nat, outside=segment))})
+
+
+def remove(plan: Plan, names: Collection[str]) -> Plan:
+    """The plan without these nodes and bridges, and without the interfaces and links that led to them.
+
+    A router whose outside is among them translates no more, and forwards to them end.
+    """
+    lost = {
+        name
+        for name, ends in plan.on_segment.items()
+        if name in names or (not plan.segments[name].bridged and any(end.node in names for end in ends))
+    }
+
+    def stays(end: End) -> bool:
+        return end.node not in names and end.segment not in lost
+
+    segments = {name: segment for name, segment in plan.segments.items() if name not in lost}
+    gone = lost.union(names)
+    nodes = {name: _left(node, gone) for name, node in plan.nodes.items() if name not in names}
+    if not segments and not nodes:
+        return NOTHING
+    return replace(
+        plan,
+        segments=segments,
+        nodes=nodes,
+        ends=tuple(end for end in plan.ends if stays(end)),
+        on_segment={name: tuple(end for end in plan.on_segment[name] if stays(end)) for name in segments},
+        of_node={name: tuple(end for end in plan.of_node[name] if stays(end)) for name in nodes},
+        owners=_owners_left(plan, nodes, segments, stays),
+        fixed={key: way for key, way in plan.fixed.items() if key[0] in nodes},
+    )
+
+
+def _left(node: Node, gone: Collection[str]) -> Node:
+    if node.nat is not None and node.nat.outside in gone:
+        return replace(node, nat=None, port_forwards=())
+    if any(each.to in gone for each in node.port_forwards):
+        return replace(node, port_forwards=tuple(each for each in node.port_forwards if each.to not in gone))
+    return node
+
+
+def _owners_left(
+    plan: Plan, nodes: Collection[str], segments: Collection[str], stays: Callable[[End], bool]
+) -> dict[tuple[str, str], str]:
+    left: dict[tuple[str, str], str] = {}
+    for (segment, address), node in plan.owners.items():
+        if segment not in segments:
+            continue
+        if node in nodes:
+            left[segment, address] = node
+            continue
+        for end in plan.on_segment[segment]:  # another may have it, too
+            if stays(end) and any(text.split("/")[0] == address for text in end.addresses):
+                left[segment, address] = end.node
+                break
+    return left
 
 
 def set_mtu(plan: Plan, node: str, interface: str, mtu: object) -> Plan:

@@ -14,13 +14,14 @@ from ._belongings import Names
 from ._bridge import Bridge
 from ._broker import Broker, broker
 from ._build import make, new_namespaces
+from ._changing import remove
 from ._errors import ClosedError, KernelError, PlanError, hide_own_frames
 from ._host import Host
 from ._inside import Inside
 from ._interfaces import Surroundings
 from ._names import NO_NAMESERVER, hosts_file
 from ._namespace import Namespace
-from ._plan import NOTHING, Plan, remove
+from ._plan import NOTHING, Plan
 from ._reach import answering
 from ._releasing import releasing
 from ._settings import is_root
@@ -53,7 +54,8 @@ class Life:
     def remove(self, *places: Inside) -> None:
         """End hosts and bridges, with what runs in them and the interfaces that lead to them.
 
-        Routes that led over them are worked out anew. Those that are closed already are passed over.
+        Routes that led over them are worked out anew. A router whose outside ends translates no more (``nat`` is
+        None), and ports that were forwarded to a host that ends are not. Those that are closed already are passed over.
 
         Raises:
             PlanError: One belongs to another lab.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ._errors import PlanError, hide_own_frames
 from ._plan import End, Plan
+from ._reach import all_routed, way
 
 __all__ = ["DEPENDS", "Nat", "PortForward", "address_behind", "nat_from", "outside_ends", "set_forward", "set_nat"]
 
@@ -177,7 +178,7 @@ def set_forward(
         if to not in plan.nodes:
             raise PlanError(f"forward_port: there is no host {to!r}; there are {', '.join(plan.nodes)}")
         if not address_behind(plan, router, to, 4) and not address_behind(plan, router, to, 6):
-            raise PlanError(f"forward_port: {to} has no address to forward to")
+            raise PlanError(f"forward_port: {_why_not(plan, router, to)}")
         assert isinstance(port, int)
         assert isinstance(protocol, str)
         others += (PortForward(port, to, port if to_port is None else int(str(to_port)), protocol),)
@@ -198,15 +199,40 @@ def outside_ends(plan: Plan, router: str) -> list[End]:
 
 
 def address_behind(plan: Plan, router: str, host: str, version: int) -> str | None:
-    """Where a router sends what is for a host: its address on a bridge inside, or else its first one.
+    """Where a router sends what is for a host; None if nothing gets there.
 
-    For itself it is reached by IPv6 at its address outside.
+    Its address on a bridge inside, or else the first one that it is reached at; itself it reaches by IPv6 at its
+    address outside.
     """
     nat = plan.nodes[router].nat
     inside = {end.segment for end in plan.of_node[router] if nat is None or end.segment != nat.outside}
     outside_first = host == router and version == 6
     ends = sorted(plan.of_node.get(host, ()), key=lambda end: (end.segment not in inside) != outside_first)
-    return next((address for end in ends if (address := end.address(version))), None)
+    addresses = (text.split("/")[0] for end in ends for text in end.addresses if (":" in text) == (version == 6))
+    return next((address for address in addresses if _gets_to(plan, router, host, address)), None)
+
+
+def _gets_to(plan: Plan, router: str, host: str, address: str) -> bool:
+    """Whether what a router forwards gets to a host at an address: not from outside through another that translates.
+
+    That one lets in by IPv6 what it forwards itself.
+    """
+    passed = way(all_routed(plan), router, address)
+    if not passed or passed[-1][0] != host:
+        return False
+    by = [(plan.nodes[name], segment) for name, segment in passed[1:-1]]
+    guards = [node for node, segment in by if node.nat is not None and node.nat.outside == segment]
+    return all(":" in address and any(each.to == host for each in guard.port_forwards) for guard in guards)
+
+
+def _why_not(plan: Plan, router: str, host: str) -> str:
+    addresses = [text.split("/")[0] for end in plan.of_node[host] for text in end.addresses]
+    if not addresses:
+        return f"{host} has no address to forward to"
+    return (
+        f"{router} has no way to {host} ({', '.join(addresses)}): expected a host on one of its bridges, or behind "
+        "routers that lead there; who is behind another router that translates is reached by a forward to that one"
+    )
 
 
 def nat_from(words: Any) -> Nat:

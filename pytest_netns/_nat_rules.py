@@ -30,7 +30,7 @@ _WRITTEN_DOWN = "flags dynamic,timeout; timeout 300s; size 65535;"
 
 @dataclass(frozen=True)
 class NatRules:
-    """What to give to ``nft -f -``: ``table`` replaces everything, ``forwards`` the forwarded ports."""
+    """What to give to ``nft -f -``: ``table`` replaces everything, ``forwards`` the forwarded ports and addresses."""
 
     table: str
     forwards: str
@@ -43,13 +43,14 @@ def nat_rules(plan: Plan, router: str) -> NatRules | None:
     if node.nat is None or not ends:
         return None
     outside = _set(f'"{end.name}"' for end in ends)
-    addresses = [address for end in ends if (address := end.address(4))]
+    address = next((address for end in ends if (address := end.address(4))), None)
+    hairpin = node.nat.hairpin and address is not None
     parts = [
         *_maps(node.nat),
-        _inward(node.nat, outside, addresses),
-        _outward(node.nat, outside, addresses),
+        _inward(node.nat, outside, hairpin=hairpin),
+        _outward(outside, hairpin=hairpin),
         _translate("translate", "masquerade", node.nat),
-        *([_translate("turn", f"snat ip to {addresses[0]}", node.nat)] if node.nat.hairpin and addresses else []),
+        *([_translate("turn", f"snat ip to {address}", node.nat)] if hairpin else []),
         _learn(node.nat),
         *_guards(outside),
     ]
@@ -76,6 +77,7 @@ def _maps(nat: Nat) -> list[str]:
     maps = [
         "map forwards { type inet_proto . inet_service : ipv4_addr . inet_service; }",
         "map forwarded { type ipv4_addr . inet_proto . inet_service : inet_service; }",
+        "set own { type ipv4_addr; }",
         "set kept { type inet_proto . inet_service; }",
         "set open { type ipv6_addr . inet_proto . inet_service; }",
     ]
@@ -91,7 +93,7 @@ def _maps(nat: Nat) -> list[str]:
     return maps
 
 
-def _inward(nat: Nat, outside: str, addresses: list[str]) -> str:
+def _inward(nat: Nat, outside: str, *, hairpin: bool) -> str:
     """Whom a packet is for that comes to an address of the router."""
     to_forward = "dnat ip to meta l4proto . th dport map @forwards"
     to_owner = "dnat ip to meta l4proto . th dport map @ports"
@@ -101,18 +103,18 @@ def _inward(nat: Nat, outside: str, addresses: list[str]) -> str:
         lines.append(f"{from_outside} {to_owner}")
     elif nat.filtering == _ADDRESS:
         lines.append(f"{from_outside} meta l4proto . th dport . ip saddr @sent {to_owner}")
-    if nat.hairpin and addresses:
-        from_inside = f"iifname != {outside} ip daddr {_set(addresses)} meta l4proto {{ tcp, udp }}"
+    if hairpin:
+        from_inside = f"iifname != {outside} ip daddr @own meta l4proto {{ tcp, udp }}"
         lines.append(f"{from_inside} {to_forward}")
         if nat.filtering == _INDEPENDENT:
             lines.append(f"{from_inside} {to_owner}")
     return _chain("inward", "type nat hook prerouting priority dstnat;", lines)
 
 
-def _outward(nat: Nat, outside: str, addresses: list[str]) -> str:
+def _outward(outside: str, *, hairpin: bool) -> str:
     lines = ["meta nfproto != ipv4 return", "fib saddr type local return", f"oifname {outside} jump translate"]
-    if nat.hairpin and addresses:
-        lines.append(f"iifname != {outside} ct status dnat ct original ip daddr {_set(addresses)} jump turn")
+    if hairpin:
+        lines.append(f"iifname != {outside} ct status dnat ct original ip daddr @own jump turn")
     return _chain("outward", "type nat hook postrouting priority srcnat;", lines)
 
 
@@ -173,9 +175,12 @@ def _chain(name: str, kind: str, lines: list[str]) -> str:
 
 def _forwards(plan: Plan, router: str) -> str:
     lines = [f"flush map inet netns {name}" for name in ("forwards", "forwarded")] + [
+        "flush set inet netns own",
         "flush set inet netns kept",
         "flush set inet netns open",
     ]
+    addresses = [text.split("/")[0] for end in outside_ends(plan, router) for text in end.addresses if ":" not in text]
+    lines += [f"add element inet netns own {{ {address} }}" for address in dict.fromkeys(addresses)]
     seen: set[tuple[str, str]] = set()
     for each in plan.nodes[router].port_forwards:
         four, six = (address_behind(plan, router, each.to, version) for version in (4, 6))

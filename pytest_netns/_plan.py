@@ -6,7 +6,7 @@ A plan grows by functions that return the next one: a segment, a node (host or r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ __all__ = [
     "add_segment",
     "free_port_name",
     "next_free_address",
-    "remove",
 ]
 
 __tracebackhide__ = hide_own_frames
@@ -328,50 +327,6 @@ def add_link(plan: Plan, first: str, second: str, subnet: object = AUTO, subnet6
 def _numbered(label: str) -> Iterator[str]:
     yield label
     yield from (f"{label} {number}" for number in itertools.count(2))
-
-
-def remove(plan: Plan, names: Collection[str]) -> Plan:
-    """The plan without these nodes and bridges, and without the interfaces and links that led to them."""
-    lost = {
-        name
-        for name, ends in plan.on_segment.items()
-        if name in names or (not plan.segments[name].bridged and any(end.node in names for end in ends))
-    }
-
-    def stays(end: End) -> bool:
-        return end.node not in names and end.segment not in lost
-
-    segments = {name: segment for name, segment in plan.segments.items() if name not in lost}
-    nodes = {name: node for name, node in plan.nodes.items() if name not in names}
-    if not segments and not nodes:
-        return NOTHING
-    return replace(
-        plan,
-        segments=segments,
-        nodes=nodes,
-        ends=tuple(end for end in plan.ends if stays(end)),
-        on_segment={name: tuple(end for end in plan.on_segment[name] if stays(end)) for name in segments},
-        of_node={name: tuple(end for end in plan.of_node[name] if stays(end)) for name in nodes},
-        owners=_owners_left(plan, nodes, segments, stays),
-        fixed={key: way for key, way in plan.fixed.items() if key[0] in nodes},
-    )
-
-
-def _owners_left(
-    plan: Plan, nodes: Collection[str], segments: Collection[str], stays: Callable[[End], bool]
-) -> dict[tuple[str, str], str]:
-    left: dict[tuple[str, str], str] = {}
-    for (segment, address), node in plan.owners.items():
-        if segment not in segments:
-            continue
-        if node in nodes:
-            left[segment, address] = node
-            continue
-        for end in plan.on_segment[segment]:  # another may have it, too
-            if stays(end) and any(text.split("/")[0] == address for text in end.addresses):
-                left[segment, address] = end.node
-                break
-    return left
 
 
 def _free_tail(node: Node, own: tuple[End, ...]) -> str:

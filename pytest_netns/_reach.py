@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections import Counter
+from dataclasses import replace
 
 from ._plan import Plan
 from ._routing import Route, routes
 
-__all__ = ["answering", "shared"]
+__all__ = ["Passed", "all_routed", "answering", "shared", "way"]
+
+#: A host or router that a packet gets to, and the segment that it comes from; None where it begins.
+Passed = tuple[str, "str | None"]
 
 _routes = functools.lru_cache(1)(routes)  # of the plan that is asked about again and again
 
@@ -21,39 +25,58 @@ def shared(plan: Plan) -> frozenset[str]:
     return frozenset(address for address, number in counted.items() if number > 1)
 
 
+@functools.lru_cache(1)
+def all_routed(plan: Plan) -> Plan:
+    """The plan as it is when the programs that make the routes of its unrouted hosts have made all of them."""
+    if all(node.routed for node in plan.nodes.values()):
+        return plan
+    return replace(plan, nodes={name: replace(node, routed=True) for name, node in plan.nodes.items()})
+
+
 def answering(plan: Plan, source: str, address: str) -> str | None:
-    """The host that a packet to an address gets to; None if it gets to none.
+    """The host that a packet to an address gets to; None if it gets to none."""
+    passed = way(plan, source, address)
+    return passed[-1][0] if passed else None
+
+
+def way(plan: Plan, source: str, address: str) -> list[Passed]:
+    """By whom a packet to an address comes, from the source on; empty if it gets to nobody.
 
     Source: RFC 1812, 5.2.4.3: the longest prefix, of which the networks that a host is on are some.
     """
-    place, passed = source, set[str]()
-    while place not in passed:
+    passed: list[Passed] = [(source, None)]
+    while True:
+        place, _ = passed[-1]
         if any(text.split("/")[0] == address for end in plan.of_node.get(place, ()) for text in end.addresses):
-            return place
+            return passed
         if place != source and not plan.nodes[place].forwards:
-            return None
-        passed.add(place)
+            return []
         found = _next(plan, place, address)
-        if found is None:
-            return None
-        place = found
-    return None
+        if found is None or any(found[0] == each for each, _ in passed):
+            return []
+        passed.append(found)
 
 
-def _next(plan: Plan, place: str, address: str) -> str | None:
+def _next(plan: Plan, place: str, address: str) -> tuple[str, str] | None:
     target = ipaddress.ip_address(address)
     for end in plan.of_node.get(place, ()):
         network = plan.segments[end.segment].network(target.version)
         if network is not None and target in network:
-            return plan.owners.get((end.segment, address))
-    ways = [way for way in _routes(plan).get(place, ()) if way.version == target.version and _length(way, target) >= 0]
-    best = max(ways, key=lambda way: _length(way, target), default=None)
-    return None if best is None else plan.owners.get((best.segment, best.via))
+            return _owner(plan, end.segment, address)
+    known = _routes(plan).get(place, ())
+    ways = [each for each in known if each.version == target.version and _length(each, target) >= 0]
+    best = max(ways, key=lambda each: _length(each, target), default=None)
+    return None if best is None else _owner(plan, best.segment, best.via)
 
 
-def _length(way: Route, target: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+def _owner(plan: Plan, segment: str, address: str) -> tuple[str, str] | None:
+    owner = plan.owners.get((segment, address))
+    return None if owner is None else (owner, segment)
+
+
+def _length(route: Route, target: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
     """How long its prefix is; -1 if it leads elsewhere."""
-    if way.destination is None:
+    if route.destination is None:
         return 0
-    network = ipaddress.ip_network(way.destination)
+    network = ipaddress.ip_network(route.destination)
     return network.prefixlen if target in network else -1

@@ -81,7 +81,7 @@ class Router(Host):
             protocol: ``"tcp"`` or ``"udp"``.
 
         Raises:
-            PlanError: It cannot be.
+            PlanError: It cannot be: there is no way from the router to the host, say.
         """
         name = to.name if isinstance(to, Host) else to
         self._planned()

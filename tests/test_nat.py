@@ -346,6 +346,25 @@ class TestForwards:
         laptop.heard("still there")
         assert laptop.seen_as(server) == [before]
 
+    def test_every_outside_address_leads_inside(self, netns_lab: Lab, at: At) -> None:
+        """From outside and, by hairpin, from inside; one that is added leaves mappings alone."""
+        net = Net(netns_lab, Nat("wan", "carrier-grade"))
+        netns_lab.connect(net.home, net.wan)
+        net.home.forward_port(7000, net.laptop, protocol="udp")
+        server, laptop, phone = at(net.near, 1000), at(net.laptop, 7000), at(net.phone, 5000)
+        (before,) = phone.seen_as(server)
+        net.home.add_address("eth1", "203.0.113.99/24")
+        for number, address in enumerate((net.outside, "203.0.113.4", "203.0.113.99")):
+            for host in (net.far, net.phone):
+                at(host, 6000 + number).send(f"{host.name} to {address}", (address, 7000))
+                laptop.heard(f"{host.name} to {address}")
+        server.send("still there", before)
+        phone.heard("still there")
+        net.home.remove_address("eth1", "203.0.113.99")
+        phone.send("to nobody", ("203.0.113.99", 7000))
+        phone.send("to somebody", (net.outside, 7000))
+        assert list(laptop.heard("to somebody")) == ["to somebody"]
+
 
 class TestChanges:
     def test_another_nat_from_one_packet_to_the_next(self, netns_lab: Lab, at: At) -> None:
@@ -403,11 +422,12 @@ class TestChanges:
         home.set_nat(wan)
         assert ping(laptop, server, timeout=seconds(20))
         assert not ping(server, laptop)
-        netns_lab.remove(wan)
+        home.forward_port(80, laptop)
         home.flush_nat()
         netns_lab.reset()
-        assert home.nat == Nat("wan")
-        home.set_nat(None)
+        netns_lab.remove(wan)
+        assert (home.nat, home.port_forwards) == (None, ())
+        assert home.run([program("nft"), "list", "tables"], check=True, capture_output=True).stdout == b""
         with pytest.raises(PlanError, match="home has no NAT to flush"):
             home.flush_nat()
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pytest_netns import Lab, Nat, PlanError
+from pytest_netns._changing import give_address, remove
 from pytest_netns._describe import as_dot, as_mermaid, as_text
 from pytest_netns._names import hosts_file
 from pytest_netns._nat import set_forward, set_nat
 from pytest_netns._nat_rules import nat_rules
-from pytest_netns._plan import Plan, remove
+from pytest_netns._plan import Plan
 from pytest_netns._reach import answering, shared
 from pytest_netns._reading import plan_from
 from pytest_netns._routing import Route, routes
@@ -98,6 +99,71 @@ class TestWords:
                 lab.router("home", lan, nat=wrong)
 
 
+class TestWhoIsReached:
+    """A forward to a host that nothing gets to is refused; what a router does not translate itself counts, too."""
+
+    @staticmethod
+    def street(**of_inner: Any) -> Plan:
+        """A server; two homes; behind the first one a garden, behind an inner router."""
+        bridges = {"wan": {"subnet": "203.0.113.0/24"}}
+        for number, name in enumerate(("lan", "garden", "other")):
+            bridges[name] = {"subnet": f"10.0.{number}.0/24", "subnet6": f"fd00:{number}::/64"}
+        hosts = {"server": {"bridges": ["wan"]}, "shed": {"bridges": ["garden"]}, "laptop": {"bridges": ["other"]}}
+        routers = {
+            "home": {"bridges": ["lan", "wan"], "nat": "wan"},
+            "neighbour": {"bridges": ["other", "wan"], "nat": "wan"},
+            "inner": {"bridges": ["lan", "garden"], **of_inner},
+        }
+        return plan_from({"bridges": bridges, "hosts": hosts, "routers": routers})
+
+    def test_over_a_router_inside(self) -> None:
+        """Where that one has no routes, they are some program's to make, as are those of a router without."""
+        for routed in (True, False):
+            plan = set_forward(self.street(routes=routed), "home", 80, "shed")
+            rules = nat_rules(plan, "home")
+            assert rules is not None
+            assert "tcp . 80 : 10.0.1.1 . 80 }" in rules.forwards
+            gone = nat_rules(remove(plan, {"inner"}), "home")
+            assert gone is not None
+            assert "10.0.1.1" not in gone.forwards
+
+    def test_not_behind_another_nat(self) -> None:
+        """Neither over IPv4 nor over IPv6, until the other router lets IPv6 in; the router itself can be had."""
+        message = r"home has no way to laptop \(10.0.2.1, fd00:2::1\): expected a host on one of its bridges"
+        with pytest.raises(PlanError, match=message):
+            set_forward(self.street(), "home", 80, "laptop")
+        plan = set_forward(self.street(nat="lan"), "home", 80, "inner")
+        with pytest.raises(PlanError, match="home has no way to shed"):
+            set_forward(plan, "home", 80, "shed")
+        rules = nat_rules(set_forward(set_forward(plan, "inner", 80, "shed"), "home", 81, "shed"), "home")
+        assert rules is not None
+        assert "fd00:1::1 . tcp . 81 }" in rules.forwards
+        assert "10.0.1.1" not in rules.forwards
+
+    def test_in_a_description(self) -> None:
+        """By its place in it."""
+        with pytest.raises(PlanError, match=r"routers.home: forward_port: home has no way to island"):
+            plan_from(
+                {
+                    "bridges": {"lan": {}, "wan": {}, "sea": {}},
+                    "hosts": {"island": {"bridges": ["sea"]}},
+                    "routers": {
+                        "home": {"bridges": ["lan", "wan"], "nat": "wan", "forward_port": [{"port": 1, "to": "island"}]}
+                    },
+                }
+            )
+
+
+def test_what_goes_takes_settings_along() -> None:
+    """Forwards to a host end with it, all of a NAT with its outside; other bridges and hosts take nothing."""
+    plan = set_forward(set_forward(home(), "home", 80, "laptop"), "home", 53, "home", protocol="udp")
+    assert remove(plan, {"server", "lonely"}).nodes["home"] is plan.nodes["home"]
+    left = remove(plan, {"laptop"}).nodes["home"]
+    assert (left.nat, [each.to for each in left.port_forwards]) == (Nat("wan"), ["home"])
+    left = remove(plan, {"wan"}).nodes["home"]
+    assert (left.nat, left.port_forwards) == (None, ())
+
+
 def test_drawings_show_it() -> None:
     """In text, Mermaid and DOT; the kind, and each forward."""
     plan = home({"outside": "wan", "kind": "full-cone"}, forward_port=[{"port": 80, "to": "laptop", "to_port": 8080}])
@@ -142,6 +208,10 @@ def test_rules_follow_the_plan() -> None:
     assert 'oifname { "eth1" } jump translate' in rules.table
     assert "snat ip to 203.0.113.2" in rules.table
     assert nat_rules(plan, "laptop") is nat_rules(remove(plan, {"wan"}), "home") is None
+    added = nat_rules(give_address(plan, "home", "eth1", "198.51.100.1/24"), "home")
+    assert added is not None
+    assert added.table == rules.table
+    assert "add element inet netns own { 198.51.100.1 }" in added.forwards
     more = nat_rules(set_forward(plan, "home", 80, "laptop", to_port=8080), "home")
     assert more is not None
     assert more.table == rules.table

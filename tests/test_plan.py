@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_netns import PlanError
-from pytest_netns._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment, remove
+from pytest_netns._changing import remove
+from pytest_netns._plan import AUTO, NOTHING, Plan, add_end, add_link, add_node, add_segment
 
 
 def grown(*hosts: str, bridge: str = "lan", **networks: Any) -> Plan:

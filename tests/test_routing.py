@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_netns._changing import remove
 from pytest_netns._nat import Nat, set_nat
-from pytest_netns._plan import NOTHING, End, Plan, add_end, add_link, add_node, add_segment, remove
+from pytest_netns._plan import NOTHING, End, Plan, add_end, add_link, add_node, add_segment
 from pytest_netns._routing import Route, routes
 
 
