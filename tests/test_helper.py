@@ -420,43 +420,45 @@ def test_too_many_open_files_are_an_error_and_nothing_half_made() -> None:
     """)
 
 
-@pytest.mark.parametrize("left", range(8))
-def test_descriptors_that_do_not_fit_are_noticed(left: int) -> None:
+def test_descriptors_that_do_not_fit_are_noticed() -> None:
     """With few descriptors left, a request gets all that it needs, or an error; and none is lost."""
-    _run(f"""
+    _run("""
         import resource
         with Lab() as lab:
             host = lab.host()
             host.call(os.getpid)
             before = descriptors()
-            highest = max(map(int, os.listdir("/proc/self/fd")))
-            fillers = []
             resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-            try:
-                while True:
-                    fillers.append(os.dup(0))
-            except OSError:
-                pass
-            for fd in fillers[:{left}]:
-                os.close(fd)
-            del fillers[:{left}]
-            for use in (
-                lambda: host.socket().close(),
-                lambda: Namespace().close(),
-                lambda: Lab().host().close(),
-                lambda: host.run(["true"]),
-                lambda: host.call(os.getpid),
-                lambda: host.sysctl("ipv4.ip_forward"),
-            ):
+            refused = set()
+            for left in range(8):
+                fillers = []
                 try:
-                    use()
-                except OSError as error:
-                    assert error.errno == 24, error
-            for fd in fillers:
-                os.close(fd)
-            assert descriptors() == before, (descriptors(), before)
-            assert host.run(["true"]).returncode == 0
-            assert host.call(os.getppid) == 0
+                    while True:
+                        fillers.append(os.dup(0))
+                except OSError:
+                    pass
+                for fd in fillers[:left]:
+                    os.close(fd)
+                del fillers[:left]
+                for use in (
+                    lambda: host.socket().close(),
+                    lambda: Namespace().close(),
+                    lambda: Lab().host().close(),
+                    lambda: host.run(["true"]),
+                    lambda: host.call(os.getpid),
+                    lambda: host.sysctl("ipv4.ip_forward"),
+                ):
+                    try:
+                        use()
+                    except OSError as error:
+                        assert error.errno == 24, error
+                        refused.add(left)
+                for fd in fillers:
+                    os.close(fd)
+                assert descriptors() == before, (left, descriptors(), before)
+                assert host.run(["true"]).returncode == 0
+                assert host.call(os.getppid) == 0
+            assert refused >= {0, 1, 2, 3}, refused
     """)
 
 

@@ -286,7 +286,7 @@ def test_what_cannot_be_is_refused(netns_pair: tuple[Host, Host], wrong: str) ->
 def test_what_is_not_there_or_there_already(netns_pair: tuple[Host, Host]) -> None:
     """The interface to build on is looked for by name; a name that is taken is the kernel's to refuse."""
     host, _ = netns_pair
-    with pytest.raises(KeyError, match="beijing has no interface 'eth7'; it has lo, (.*, )?eth0"):
+    with pytest.raises(KeyError, match=r"beijing has no interface 'eth7'; it has lo, (.*, )?eth0"):
         host.add_macvlan("eth7")
     with pytest.raises(KernelError, match="create vxlan eth0: File exists"):
         host.add_vxlan(1, name="eth0")

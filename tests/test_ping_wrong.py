@@ -17,8 +17,6 @@ from pace import seconds
 
 from pytest_netns.packets import PingResult, ping
 
-pytestmark = pytest.mark.kernel
-
 if TYPE_CHECKING:
     from pytest_netns._host import Host
 

@@ -14,8 +14,6 @@ import pytest
 
 from pytest_netns import Host, NetnsError, Pair
 
-pytestmark = pytest.mark.kernel
-
 PYTHON = sys.executable
 SHOW = "import sys; d = sys.stdin.read(); sys.stdout.write(d.upper()); sys.stderr.write('err'); sys.exit(3)"
 
