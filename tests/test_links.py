@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh import own_interfaces
 from pace import seconds
 
 from pytest_netns import (
@@ -309,7 +310,7 @@ def test_a_kind_that_the_kernel_lacks_is_told_with_its_cure(netns_lab: Lab, kind
         return
     with pytest.raises(KernelError, match=rf"create {kind} \w+(\.5)?: {kind} is lacking: .* modprobe .* CONFIG_"):
         asked[kind]()
-    assert set(host.interfaces) == {"lo", "eth0"}
+    assert own_interfaces(host) == {"lo", "eth0"}
 
 
 def test_a_failure_half_way_leaves_nothing(netns_pair: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
