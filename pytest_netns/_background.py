@@ -7,11 +7,12 @@ that ended with an error of which nobody has been told is still there to be told
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ._errors import ChildDied, PlanError, WaitTimeout, hide_own_frames
 from ._output import Output
@@ -20,6 +21,7 @@ from ._releasing import releasing
 __all__ = [
     "WAIT_LIMIT",
     "Background",
+    "BadEnd",
     "Wait",
     "Work",
     "check_limit",
@@ -29,6 +31,7 @@ __all__ = [
     "indented",
     "last_output",
     "no_second_error",
+    "starter_of",
     "wait_for_any",
 ]
 
@@ -49,6 +52,8 @@ class Writer(Protocol):
     """Who writes."""
 
     kept: Output | None
+    #: The test that has started it, and its phase, as in PYTEST_CURRENT_TEST; empty where there was none.
+    started_in: str = ""
 
 
 class Work(Writer, Protocol):
@@ -61,8 +66,8 @@ class Work(Writer, Protocol):
     def bad_end(self) -> str | None:
         """How it ended, if that was an error that is nobody's intention and of which nobody has been told."""
 
-    def tell(self) -> None:
-        """Somebody has been told how it ended."""
+    def tell(self, *, told: bool = True) -> None:
+        """Somebody has been told how it ended; or nobody has, after all."""
 
     def expect_end(self) -> None:
         """It is about to be ended by us."""
@@ -81,6 +86,15 @@ class Work(Writer, Protocol):
 
     def release(self) -> None:
         """Its host is gone."""
+
+
+class BadEnd(NamedTuple):
+    """Of one that ended badly."""
+
+    work: Work
+    words: str
+    #: Whether the test that hears of it has started it.
+    own: bool
 
 
 _everywhere: weakref.WeakSet[Background] = weakref.WeakSet()
@@ -104,6 +118,7 @@ class Background:
 
     def add(self, work: Work) -> None:
         """Keep one that has just been started."""
+        work.started_in = os.environ.get("PYTEST_CURRENT_TEST", "")
         self.all.append(work)
         if len(self.all) >= self._look_at:
             self._let_go()
@@ -120,15 +135,19 @@ class Background:
                 self.all.remove(work)
                 work.release()
 
-    def bad_ends(self) -> list[str]:
-        """Of each that ended badly, its words; they count as told from now on."""
-        words = []
+    def bad_ends(self, *, only_own: bool = False) -> list[BadEnd]:
+        """Those that ended badly, or only those that the running test has started; they count as told from now on."""
+        found = []
         for work in self.all:
+            starter = starter_of(work)
+            if only_own and starter:
+                continue
             how = work.bad_end()
             if how is not None:
                 work.tell()
-                words.append(f"{work.label} in {self.where} {how}{last_output(work)}")
-        return words
+                words = f"{work.label} in {self.where} {how}{starter}{last_output(work)}"
+                found.append(BadEnd(work, words, not starter))
+        return found
 
     def running(self) -> list[Work]:
         """Those that have not ended."""
@@ -154,9 +173,24 @@ def everywhere() -> list[Background]:
     return sorted(_everywhere, key=lambda each: each.number)
 
 
-def ended_badly(bad_ends: list[str]) -> ChildDied:
+def starter_of(work: Work) -> str:
+    """Who has started it, in words; empty if that is the running test, or is not known."""
+    test, phase = _test_and_phase(work.started_in)
+    if not test or test == _test_and_phase(os.environ.get("PYTEST_CURRENT_TEST", ""))[0]:
+        return ""
+    return f", started {'by' if phase == 'call' else f'in the {phase} of'} {test}"
+
+
+def _test_and_phase(current: str) -> tuple[str, str]:
+    test, _, phase = current.rpartition(" (")
+    return test, phase.rstrip(")")
+
+
+def ended_badly(bad_ends: list[BadEnd]) -> ChildDied:
     """The error that says so."""
-    return ChildDied("\n".join(f"{words}\nnobody has asked how it ended; {_CURE}" for words in bad_ends))
+    error = ChildDied("\n".join(f"{end.words}\nnobody has asked how it ended; {_CURE}" for end in bad_ends))
+    error.of_others = not all(end.own for end in bad_ends)
+    return error
 
 
 @contextlib.contextmanager
@@ -231,7 +265,7 @@ class Wait:
             )
 
     def _ended(self, ended: list[Work]) -> ChildDied:
-        words = "; ".join(self._background.bad_ends())
+        words = "; ".join(end.words for end in self._background.bad_ends())
         error = ChildDied(f"{self._what}: {words}")
         error.returncode = getattr(ended[0], "returncode", None) or 0
         return error

@@ -185,7 +185,7 @@ def _take_over(item: pytest.Item, answer: Answer) -> None:
     for packed in answer.marks:
         name, args, keywords = pickle.loads(packed)
         item.add_marker(getattr(pytest.mark, name).with_args(*args, **keywords))
-    _report.tell(answer.told)
+    _report.tell(item, answer.told, answer.blamed)
     keep_coverage(item.config, answer.coverage)
     if answer.finalizer is not None:
         item.addfinalizer(functools.partial(pytest.fail, answer.finalizer, pytrace=False))

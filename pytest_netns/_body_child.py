@@ -48,6 +48,7 @@ class Answer:
     failed_subtests: int = 0
     chance: tuple[Any, ...] | None = None
     told: set[int] = field(default_factory=set)
+    blamed: set[int] = field(default_factory=set)
 
 
 def run_in_child(
@@ -73,8 +74,8 @@ def run_in_child(
     call = pytest.CallInfo.from_call(functools.partial(_call, item, body), when="call")
     _fill(answer, item, call, sections)
     if call.excinfo is not None:
-        answer.sections += _report.sections()
-    answer.told = _report.told()
+        answer.sections += _report.sections(item)
+    answer.told, answer.blamed = _report.told(), _report.blamed(item)
     _report.write_artifacts(item)
     postponed = getattr(item, "_explicit_tearDown", None)  # of a unittest.TestCase, with --pdb
     answer.finalizer = _finalize([*added, *([postponed] if postponed is not None else [])])
@@ -100,7 +101,7 @@ def _call(item: pytest.Item, body: Callable[[], None]) -> None:
         plugin: Any = item.config.pluginmanager.get_plugin(name)
         if plugin is not None:
             plugin.pytest_runtest_call(item)
-    _report.check_ends()
+    _report.check_ends(item)
 
 
 def _fill(answer: Answer, item: pytest.Item, call: pytest.CallInfo[None], sections: int) -> None:

@@ -62,6 +62,8 @@ class ChildDied(ChildError):
 
     #: Exit code, or minus the signal's number, as in ``subprocess.Popen.returncode``.
     returncode: int = 0
+    #: Whether it is about something that another test, or a fixture for several, has started.
+    of_others: bool = False
 
 
 class RemoteError(ChildError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ._background import Background, ended_badly, no_second_error
+from ._background import Background, BadEnd, ended_badly, no_second_error
 from ._belongings import Belongings, Names
 from ._block import CALL_LIMIT, Block
 from ._child import current_tag
@@ -293,7 +293,7 @@ class Inside(Waits):
                 if bad_ends:
                     raise ended_badly(bad_ends)
 
-    def _bad_ends(self) -> list[str]:
+    def _bad_ends(self) -> list[BadEnd]:
         """Who has ended with an error that nobody knows of; who ends from now on is ended by us."""
         if "background" not in self.__dict__:
             return []

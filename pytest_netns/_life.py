@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._alter import take_back
-from ._background import ended_badly, no_second_error
+from ._background import BadEnd, ended_badly, no_second_error
 from ._belongings import Names
 from ._bridge import Bridge
 from ._broker import Broker, broker
@@ -252,7 +252,7 @@ class Life:
         if not open_places:
             return
         with releasing("the lab") as release:
-            bad_ends: list[str] = []
+            bad_ends: list[BadEnd] = []
             for place in open_places:
                 release(lambda place=place: bad_ends.extend(place._bad_ends()))
             # Processes first: they would keep their namespaces alive.

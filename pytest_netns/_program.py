@@ -74,9 +74,9 @@ class InBackground(Writing):
     def _failure(self) -> int | None:
         return self._internal_poll() or None
 
-    def tell(self) -> None:
-        """Somebody has been told how it ended."""
-        self._told = True
+    def tell(self, *, told: bool = True) -> None:
+        """Somebody has been told how it ended; or nobody has, after all."""
+        self._told = told
 
     def expect_end(self) -> None:
         """It is about to be ended by us."""

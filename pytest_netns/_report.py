@@ -1,4 +1,10 @@
-"""What a test's report says of programs in the background: their output, and that one has ended badly."""
+"""What a test's report says of programs in the background: their output, and that one has ended badly.
+
+A bad end fails the test that is running. Where the test is expected to fail (xfail) that would go unseen. So it counts
+there as the expected failure only if the test has started the program itself; and if that outlives the test, as in a
+lab that tests share, the next test tells of it. The end of what others have started is left to the next test, or to the
+end of the lab.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,11 @@ from typing import NamedTuple
 import pytest
 
 from . import _background
+from ._errors import ChildDied
 
 __all__ = [
     "after_phase",
+    "blamed",
     "check_ends",
     "fail_for_bad_ends",
     "in_child",
@@ -37,13 +45,22 @@ class _Done(NamedTuple):
 _in_child = False
 _kept_key = pytest.StashKey[list[_Done]]()
 _folder_key = pytest.StashKey[Path]()
+#: Whose bad ends the test has been told of, by us.
+_blamed_key = pytest.StashKey[list[_background.Work]]()
 
 
-def check_ends() -> None:
+def check_ends(item: pytest.Item) -> None:
     """Fail the test if something has ended with an error of which nobody has been told."""
-    words = [words for background in _background.everywhere() for words in background.bad_ends()]
-    if words:
-        pytest.fail(str(_background.ended_badly(words)), pytrace=False)
+    only_own = item.get_closest_marker("xfail") is not None
+    ends = [end for background in _background.everywhere() for end in background.bad_ends(only_own=only_own)]
+    if ends:
+        item.stash[_blamed_key] = [end.work for end in ends]
+        pytest.fail(str(_background.ended_badly(ends)), pytrace=False)
+
+
+def blamed(item: pytest.Item) -> set[int]:
+    """Whose bad ends have failed it, by identity, which a fork keeps."""
+    return {id(work) for work in item.stash.get(_blamed_key, [])}
 
 
 def in_child() -> None:
@@ -52,13 +69,13 @@ def in_child() -> None:
     _in_child = True
 
 
-def fail_for_bad_ends(call: pytest.CallInfo[None]) -> bool:
+def fail_for_bad_ends(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
     """:func:`check_ends` at the end of a test's body; whether that fails it."""
     if call.when != "call" or _in_child:
         return False
     if call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception):
         return False  # nobody would read it here; the next test, or the end of the lab, tells it
-    found = pytest.CallInfo.from_call(check_ends, "call").excinfo
+    found = pytest.CallInfo.from_call(lambda: check_ends(item), "call").excinfo
     if found is None or call.excinfo is not None:
         return False
     call.excinfo = found
@@ -67,22 +84,39 @@ def fail_for_bad_ends(call: pytest.CallInfo[None]) -> bool:
 
 def after_phase(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Show what programs have written if the test has failed, and write it to files where that was asked for."""
+    xfailed = report.skipped and hasattr(report, "wasxfail")
+    if call.when == "teardown" and xfailed and call.excinfo is not None and _is_of_others(call.excinfo.value):
+        report.outcome = "failed"  # the error of the end of a lab that tests share
+        del report.wasxfail
     if report.failed:
         # Without those that the body's child has put there already.
         there = {title for title, _ in report.sections}
-        report.sections += [section for section in sections() if section[0] not in there]
+        report.sections += [section for section in sections(item) if section[0] not in there]
+    if call.when == "call" and not xfailed:
+        item.stash.setdefault(_blamed_key, []).clear()
     if call.when == "teardown":
+        still_there = {id(work) for background in _background.everywhere() for work in background.all}
+        for work in item.stash.get(_blamed_key, []):
+            if id(work) in still_there:
+                work.tell(told=False)
         write_artifacts(item)
 
 
-def sections() -> list[tuple[str, str]]:
+def _is_of_others(error: BaseException) -> bool:
+    # Several errors of one teardown come in a group.
+    return any(isinstance(each, ChildDied) and each.of_others for each in getattr(error, "exceptions", [error]))
+
+
+def sections(item: pytest.Item) -> list[tuple[str, str]]:
     """Of each program in the background a title, and the last of what it has written."""
     found = []
+    has_failed_it = blamed(item)
     for background in _background.everywhere():
         for work in background.all:
             text = work.kept.tail() if work.kept is not None else ""
-            if text:
-                found.append((f"{background.where}: {work.label} ({work.state()})", text))
+            if text or id(work) in has_failed_it:
+                title = f"{background.where}: {work.label} ({work.state()}{_background.starter_of(work)})"
+                found.append((title, text or "(it has written nothing)"))
     return found
 
 
@@ -91,12 +125,13 @@ def told() -> set[int]:
     return {id(work) for background in _background.everywhere() for work in background.all if work.is_told()}
 
 
-def tell(known: set[int]) -> None:
-    """Take over what a child of this process knows."""
-    for background in _background.everywhere():
-        for work in background.all:
-            if id(work) in known:
-                work.tell()
+def tell(item: pytest.Item, known: set[int], failed_it: set[int]) -> None:
+    """Take over what a child of this process knows: see :func:`told` and :func:`blamed`."""
+    works = [work for background in _background.everywhere() for work in background.all]
+    for work in works:
+        if id(work) in known:
+            work.tell()
+    item.stash[_blamed_key] = [work for work in works if id(work) in failed_it]
 
 
 # Artifacts

@@ -189,9 +189,9 @@ class Started(Writing, Generic[T]):
     def _failure(self) -> int | None:
         return None if self._child._outcome.kind == _transfer.VALUE else 0
 
-    def tell(self) -> None:
-        """Somebody has been told how it ended."""
-        self._told = True
+    def tell(self, *, told: bool = True) -> None:
+        """Somebody has been told how it ended; or nobody has, after all."""
+        self._told = told
 
     def is_told(self) -> bool:
         """Whether somebody has been told how it ended."""

@@ -370,7 +370,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if "pytest_netns._background" in sys.modules:
         from ._report import fail_for_bad_ends
 
-        if fail_for_bad_ends(call):
+        if fail_for_bad_ends(item, call):
             return None
     if call.excinfo is not None and isinstance(call.excinfo.value, (NamespacesUnavailable, FeatureLacking)):
         refusal, settings = call.excinfo.value, item.config.stash[_settings_key]
