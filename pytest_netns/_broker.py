@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 from . import _channel, _probe
 from ._errors import KernelError, NamespacesUnavailable, NetnsError, WaitTimeout, hide_own_frames
 from ._farewell import end_processes
-from ._launch import REQUEST_LIMIT, launch, new_channel, own_limits, socket_pair
+from ._launch import REQUEST_LIMIT, launch, new_channel, socket_pair
+from ._limits import limits_to_inherit, too_many_files
 from ._tags import Tags
 
 __all__ = ["Broker", "broker", "shut_down", "start"]
@@ -51,7 +52,7 @@ class Broker:
         self._said: str | None = None  # once it is over
         self.owner = os.getpid()
         #: What the helper and all it starts inherit.
-        self.limits = own_limits()
+        self.limits = limits_to_inherit()
         self.tags = Tags(lambda: self.request("tag")[1])
         with contextlib.ExitStack() as undo:
             self._log = os.memfd_create("netns-helper-log", os.MFD_CLOEXEC)
@@ -127,7 +128,7 @@ class Broker:
                 _channel.send(self._channel, (verb, *arguments), fds)
             (outcome, *values), answer = _channel.receive(self._channel)
         except _channel.TruncatedError:
-            _raise_too_many_files(verb)
+            raise too_many_files(verb) from None
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._drop_channel()
             raise NetnsError(self._last_words()) from None
@@ -268,18 +269,9 @@ def _raise_refusal(asked: str, outcome: str, *values: Any) -> NoReturn:
         raise _RefusedError(number, message)
     if number == errno.ENOSPC and "CLONE_" in message:
         message = _probe.explain(number, message.split(":")[0])
+    if number == errno.EMFILE:  # it has more of them than this process: what programs write goes through a pipe there
+        raise too_many_files(asked.partition(" ")[0], "the helper process")
     raise KernelError(number, message)
-
-
-def _raise_too_many_files(verb: str) -> NoReturn:
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    raise KernelError(
-        errno.EMFILE,
-        f"{verb}: this process may have {limit} files open and has reached that. "
-        f"Close networks that are no longer needed, or type: ulimit -n {max(4096, 4 * limit)}",
-    )
 
 
 #: By whether who runs inside is to be uid 0 without being root.

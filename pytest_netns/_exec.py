@@ -20,11 +20,12 @@ from . import _kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Failure = tuple[str, int, str]
 
-__all__ = ["Place", "start"]
+__all__ = ["Place", "make_room", "start"]
 
 _RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)]
 
@@ -35,6 +36,28 @@ _KINDS = (
     (_kernel.CLONE_NEWUTS, "UTS namespace"),
     (_kernel.CLONE_NEWTIME, "time namespace"),
 )
+
+
+#: The helper's limit of open files, which programs inherit, as it was before it was raised; None if it has not been.
+_usual: tuple[int, int] | None = None
+
+
+def make_room(needed: int) -> None:
+    """Raise the soft limit of open files to the hard one if it is below that; programs still start with the old one."""
+    global _usual  # noqa: PLW0603 - a limit is one of the process
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _usual = soft, hard
+
+
+def _put_limit_back() -> None:
+    if _usual is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, _usual)
 
 
 class Place:
@@ -108,6 +131,8 @@ def _spawn(spec: dict[str, Any], fds: list[int]) -> tuple[int, Failure | None]:
     held = [gone_at_exec]
     try:
         held += _above([gone_at_exec, *fds], targets)
+        if _usual is not None and max(held) >= _usual[0]:
+            raise NotImplementedError  # it knows descriptors only that are within the limit
         actions: list[Any] = [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(held[2:], targets, strict=True)]
         actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in (0, 1, 2) if fd not in targets]
         pid = _spawn_first(spec, actions)
@@ -129,7 +154,8 @@ def _spawn_first(spec: dict[str, Any], actions: list[Any]) -> int:
     for path in spec["paths"]:
         try:
             os.stat(path)  # cheaper than to find out in a new process
-            return os.posix_spawn(
+            return _with_usual_limit(
+                os.posix_spawn,
                 path,
                 spec["argv"],
                 spec["env"],
@@ -144,6 +170,18 @@ def _spawn_first(spec: dict[str, Any], actions: list[Any]) -> int:
                 raise NotImplementedError from None
             failures.append(error)
     raise _telling(failures)
+
+
+def _with_usual_limit(spawn: Callable[..., int], *arguments: Any, **keywords: Any) -> int:
+    if _usual is None:
+        return spawn(*arguments, **keywords)
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, _usual)
+    try:
+        return spawn(*arguments, **keywords)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_usual[1], _usual[1]))
 
 
 def _fork(spec: dict[str, Any], fds: list[int], place: Place) -> tuple[int, Failure | None]:
@@ -213,7 +251,9 @@ def _place(fds: list[int], targets: list[int], error_pipe: int) -> int:
 
 def _identify(spec: dict[str, Any]) -> None:
     os.umask(spec["umask"])
-    if spec["limits"] is not None:
+    if spec["limits"] is None:
+        _put_limit_back()
+    else:
         import resource
 
         for number, limits in spec["limits"]:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Inner"]
 
+#: Below this number of a descriptor every limit of open files that is met in practice has room.
+_FEW = 100
+#: For what one request takes.
+_SPARE = 64
+
 # A new namespace copies its IPv4 settings from the machine's, so a laptop, a Docker host and CI differ: what a test
 # relies on is set. IPv6 duplicate address detection would keep an address unusable for a second; it cannot find
 # anything here. IPv6 addresses of an interface that goes down stay, as IPv4 ones do.
@@ -205,6 +210,10 @@ class Inner:
     def do_namespaces(self, _fds: list[int], hosts: int, bridges: int) -> Answer:
         """New network namespaces, each with a socket that speaks rtnetlink in it; first those for hosts."""
         answer: list[int] = []
+        if hosts + bridges > _FEW // 2:
+            newest = os.dup(self.base)
+            os.close(newest)
+            self._make_room(newest, 2 * (hosts + bridges))
         try:
             for number in range(hosts + bridges):
                 _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
@@ -309,7 +318,9 @@ class Inner:
         if failure is not None:
             return failure, []
         try:
-            self.running[pid] = os.dup(status), self._keep(output)
+            waiter = os.dup(status)
+            self.running[pid] = waiter, self._keep(output)
+            self._make_room(waiter)
             return None, [os.pidfd_open(pid)]
         except OSError:
             os.kill(pid, _signal.SIGKILL)  # not reaped yet, so it is this process
@@ -325,8 +336,16 @@ class Inner:
 
     def do_keep(self, fds: list[int]) -> Answer:
         """Keep what a callable writes."""
-        self._keep(fds)
+        self._make_room(self._keep(fds))
         return None, []
+
+    @staticmethod
+    def _make_room(newest: int, needed: int = 0) -> None:
+        """Have a limit of open files that leaves room above ``newest``, a descriptor below which all are taken."""
+        if newest + needed > _FEW:
+            from . import _exec
+
+            _exec.make_room(newest + needed + _SPARE)
 
     def do_drain(self, _fds: list[int]) -> Answer:
         """Return when all that programs have written so far is where it is kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import struct
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["REQUEST_LIMIT", "launch", "new_channel", "own_limits", "socket_pair"]
+__all__ = ["REQUEST_LIMIT", "launch", "new_channel", "socket_pair"]
 
 #: Seconds for an answer. The kernel's own clean-up of old networks has been seen to hold the lock that a
 #: request needs for 8 s.
@@ -44,20 +43,6 @@ def launch(lobby: int, first: int, names: int, log: int, *, as_root: bool) -> su
     finally:
         for fd in watched:
             os.close(fd)
-
-
-def own_limits() -> list[tuple[int, tuple[int, int]]]:
-    """The resource limits of this process, which what it starts inherits; getrlimit(2)."""
-    import resource  # only on Unix
-
-    return [(number, resource.getrlimit(number)) for number in _limit_numbers()]
-
-
-@functools.cache
-def _limit_numbers() -> list[int]:
-    import resource
-
-    return sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
 def _processes_to_outlive() -> Sequence[int]:

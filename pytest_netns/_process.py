@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._errors import NetnsError, hide_own_frames
-from ._launch import own_limits
+from ._limits import own_limits, room_for_a_program
 from ._program import InBackground, not_given
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Popen(subprocess.Popen[Any], InBackground):
             undo.callback(mine.close)
             mine.setblocking(True)  # whatever socket.setdefaulttimeout says
             with theirs:  # closed at once, so that the helper's end, too, is an end of the status
+                room_for_a_program(mine.fileno())
                 fds = [*inside, theirs.fileno(), *fds, *(self.kept.fds() if self.kept else [])]
                 failure, answer = self._broker.request("start", spec, fds=fds)
             if failure is not None:
@@ -238,7 +239,7 @@ def _spec(
         "groups": None if asked["gids"] is None else list(asked["gids"]),
         "gid": asked["gid"],
         "uid": asked["uid"],
-        "limits": own_limits(),
+        "limits": own_limits(max(targets, default=0)),
         "files": program._entry.mounts is not None,
         "named": program._entry.uts is not None,
         "tagged": program._entry.tag is not None,

@@ -6,6 +6,7 @@ import errno
 import os
 
 from ._errors import KernelError, hide_own_frames
+from ._limits import raise_to
 
 __all__ = ["make_room"]
 
@@ -20,7 +21,7 @@ _SPARE = 128
 def make_room(namespaces: int) -> None:
     """Raise this process's soft limit of open files, as far as the hard one, if so many namespaces need it.
 
-    The helper, and programs started in hosts, keep the limit that the process had before.
+    Programs in hosts are started with the limit that the process had before.
 
     Raises:
         KernelError: The hard limit is too low (EMFILE); the message says what to type.
@@ -29,17 +30,12 @@ def make_room(namespaces: int) -> None:
     """
     if namespaces <= _FEW:
         return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max(map(int, os.listdir("/proc/self/fd"))) + 2 * namespaces + _SPARE
-    if needed <= soft or soft == resource.RLIM_INFINITY:
-        return
-    if needed > hard != resource.RLIM_INFINITY:
+    hard = raise_to(needed)
+    if hard is not None:
         raise KernelError(
             errno.EMFILE,
             f"{namespaces} hosts and bridges need two open files each, {needed} with those of this process, which may "
             f"have {hard} at most. As root, type: prlimit --pid {os.getppid()} --nofile={needed}:{needed} "
             "(the shell that started this process), and start it again",
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

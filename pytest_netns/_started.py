@@ -23,6 +23,7 @@ from ._background import check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
+from ._limits import room_for_a_program
 from ._output import Output
 from ._writing import Writing
 
@@ -81,6 +82,7 @@ class Started(Writing, Generic[T]):
         self._owner = os.getpid()
         self._told = self._end_expected = self._over = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        room_for_a_program(self._bell)
         output = Output(broker)
         self.kept: Output | None = output
         asks = _asks_for_ready(function, args, kwargs)

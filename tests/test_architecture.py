@@ -30,6 +30,7 @@ FLOORS = (
     "_helper",
     "_boot",
     "_launch",
+    "_limits",
     "_probe",
     "_tags",
     "_farewell",
