@@ -40,6 +40,7 @@ bench:
 	$(PYTHON) tools/venvs.py
 	.venv/bin/python benchmarks/pair.py $(BENCH_ARGS)
 	.venv/bin/python benchmarks/scale.py
+	.venv/bin/python benchmarks/back_to_back.py
 
 # In virtual machines; nothing is installed, and no root is needed. Exit status 77 if that is not possible here.
 kernel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._errors import hide_own_frames
 from ._inside import Inside
 from ._interfaces import InterfaceState
+from ._namespace import Namespace
 
 __all__ = ["Bridge"]
 
@@ -13,6 +14,13 @@ __tracebackhide__ = hide_own_frames
 
 class Bridge(Inside):
     """An L2 segment: a bridge in a namespace of its own."""
+
+    @property
+    def namespace(self) -> Namespace:
+        """Its network namespace; made now, with the whole lab, if it has not been."""
+        found = super().namespace
+        found.like = None  # who asks for it may change it: it is kept for no other lab
+        return found
 
     @property
     def state(self) -> InterfaceState:

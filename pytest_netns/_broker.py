@@ -144,13 +144,13 @@ class Broker:
             _raise_refusal(f"{verb} {arguments!r}", outcome, *values)
         return values[0], answer
 
-    def end_processes(self, kind: str, inodes: Sequence[int]) -> int:
+    def end_processes(self, kind: str, inodes: Sequence[int], bridges: Sequence[tuple[bytes, int]] = ()) -> int:
         """End every process in these namespaces, wait until all are gone, and return how many there were.
 
-        A helper that is gone has taken them along.
+        A helper that is gone has taken them along. ``bridges``: see :func:`._farewell.end_processes`.
         """
         try:
-            return end_processes(self.request, kind, inodes)
+            return end_processes(self.request, kind, inodes, bridges)
         except NetnsError:
             if self.alive():
                 raise

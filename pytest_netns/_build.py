@@ -10,6 +10,7 @@ from . import _requests
 from ._alter import alter, forget
 from ._namespace import Namespace
 from ._netlink import Netlink
+from ._plan import BRIDGE_INDEX
 from ._room import make_room
 from ._steps import Steps
 
@@ -31,9 +32,13 @@ def new_namespaces(todo: Steps, undo: contextlib.ExitStack, *, named: bool, as_r
         return made
     bridges = len(todo.bridges)
     for name, namespace in zip(
-        todo.places, Namespace.many(len(todo.places) - bridges, bridges, as_root=as_root), strict=True
+        todo.places,
+        Namespace.many(len(todo.places) - bridges, bridges, list(map(todo.like.get, todo.bridges)), as_root=as_root),
+        strict=True,
     ):
         made[name] = namespace
+        if namespace.packets_before is not None:
+            namespace.counted[BRIDGE_INDEX, name] = namespace.packets_before
         undo.callback(namespace.close)
     return made
 
@@ -83,6 +88,8 @@ def _prepare(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
 def _of_segments(todo: Steps, name: str, namespaces: Mapping[str, Namespace]) -> list[_requests.Request]:
     """In one place: its bridge, the cables that begin there, and what their ports are told."""
     requests = [todo.bridges[name]] if name in todo.bridges else []
+    if requests and namespaces[name].packets_before is not None:  # an earlier lab's
+        requests = [_requests.set_link(BRIDGE_INDEX, up=True, what=f"set {name} up")]
     for cable in todo.cables.get(name, ()):
         far = namespaces[cable.far_place].fileno()
         requests.append(_requests.add_veth(cable.near, cable.far, cable.mtu, far))

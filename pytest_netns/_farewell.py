@@ -21,7 +21,12 @@ __all__ = ["end_processes"]
 _ROUNDS = 10
 
 
-def end_processes(request: Callable[..., tuple[Any, list[int]]], kind: str, inodes: Sequence[int]) -> int:
+def end_processes(
+    request: Callable[..., tuple[Any, list[int]]],
+    kind: str,
+    inodes: Sequence[int],
+    bridges: Sequence[tuple[bytes, int]],
+) -> int:
     """Have every process in these namespaces end, and return how many there were, when all are gone.
 
     Nobody is waited for who does not listen to SIGTERM, nor longer than needed. If the wait is interrupted (Ctrl-C,
@@ -31,13 +36,17 @@ def end_processes(request: Callable[..., tuple[Any, list[int]]], kind: str, inod
         request: Asks the helper.
         kind: ``net``, ``time`` …, as in ``/proc/PID/ns``.
         inodes: The namespaces.
+        bridges: Descriptors of those of bridges that may be kept for another lab, and what these are like.
     """
     names = list(inodes)
+    like, fds = [each for each, _ in bridges], [fd for _, fd in bridges]
     ended = 0
     try:
         deadline: float | None = None
-        for _ in range(_ROUNDS):
-            answer, pipe = request("end", kind, names, True)
+        for number in range(_ROUNDS):
+            if number:
+                like, fds = [], []
+            answer, pipe = request("end", kind, names, True, like, fds=fds)
             ended += int(answer)
             if not pipe:
                 return ended
@@ -51,9 +60,9 @@ def end_processes(request: Callable[..., tuple[Any, list[int]]], kind: str, inod
         if error.errno != errno.EMFILE:  # without a descriptor there is no waiting
             raise
     except BaseException:
-        request("end", kind, names, False)
+        request("end", kind, names, False, [])
         raise
-    return ended + int(request("end", kind, names, False)[0])
+    return ended + int(request("end", kind, names, False, [])[0])
 
 
 def _wait_for_ends(pipe: int, deadline: float) -> tuple[int, bool]:

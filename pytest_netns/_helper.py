@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import _keeping, _outfit
+    from . import _keeping, _outfit, _pool
 
     Answer = tuple[Any, list[int]]
 
@@ -79,6 +79,7 @@ class Inner:
         self.own_proc = self.own_mounts and self._mount_own_proc()
         self.mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.outfitter: _outfit.Outfitter | None = None
+        self.pool: _pool.Pool | None = None
         self.settings = _to_write(self._settings())
         self.settings_of_bridges = _to_write(_SETTINGS_OF_BRIDGES)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -207,43 +208,62 @@ class Inner:
         }
         return facts, fds
 
-    def do_namespaces(self, _fds: list[int], hosts: int, bridges: int) -> Answer:
-        """New network namespaces, each with a socket that speaks rtnetlink in it; first those for hosts."""
+    def do_namespaces(self, _fds: list[int], hosts: int, bridges: int, like: list[bytes | None]) -> Answer:
+        """New network namespaces, each with a socket that speaks rtnetlink in it; first those for hosts.
+
+        Those for bridges may be an earlier lab's, and have a bridge ``like`` this in them already. The value tells of
+        them: by number, the packets that the bridge has received and sent.
+        """
         answer: list[int] = []
+        there: dict[int, tuple[int, int]] = {}
         if hosts + bridges > _FEW // 2:
             newest = os.dup(self.base)
             os.close(newest)
             self._make_room(newest, 2 * (hosts + bridges))
         try:
             for number in range(hosts + bridges):
-                _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
-                for path, value in self.settings if number < hosts else self.settings_of_bridges:
-                    try:
-                        _write(path, value)
-                    except OSError as error:
-                        if error.errno in _kernel.OUT_OF:
-                            raise
-                answer.append(_netlink_socket())
-                answer.append(_kernel.namespace_fd_of_socket(answer[-1]))
+                wanted = like[number - hosts] if number >= hosts else None
+                taken = self._open_pool().take(wanted) if wanted is not None else None
+                if taken is not None:
+                    answer += taken[:2]
+                    there[number] = taken[2]
+                    continue
+                answer += _new_namespace(self.settings if number < hosts else self.settings_of_bridges)
+                if wanted is not None:
+                    self._open_pool().add(answer[-1])
         except BaseException:
             for fd in answer:
                 os.close(fd)
+            if self.pool is not None:
+                self.pool.clear()  # the machine may be out of what it takes
             raise
         finally:
             # Not to keep the last one alive.
             _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
-        return None, answer
+        return there, answer
+
+    def _open_pool(self) -> _pool.Pool:
+        if self.pool is None:
+            from . import _pool  # not every session has bridges
+
+            self.pool = _pool.Pool()
+        return self.pool
+
+    def _inside(self, net: int) -> _Inside:
+        if self.pool is not None:
+            self.pool.touch(net)
+        return _Inside(net, self.base)
 
     def do_netlink(self, fds: list[int]) -> Answer:
-        with _Inside(fds[0], self.base):
+        with self._inside(fds[0]):
             return None, [_netlink_socket()]
 
     def do_socket(self, fds: list[int], family: int, kind: int, protocol: int) -> Answer:
-        with _Inside(fds[0], self.base):
+        with self._inside(fds[0]):
             return None, [_socket.socket(family, kind, protocol).detach()]
 
     def do_tun(self, fds: list[int], name: str, frames: bool) -> Answer:
-        with _Inside(fds[0], self.base):
+        with self._inside(fds[0]):
             return None, [_kernel.open_tun(name, frames=frames)]
 
     def do_nothing(self, _fds: list[int]) -> Answer:
@@ -252,7 +272,7 @@ class Inner:
 
     def do_sysctl(self, fds: list[int], name: str, value: bytes | None) -> Answer:
         path = "/proc/sys/net/" + name
-        with _Inside(fds[0], self.base):
+        with self._inside(fds[0]):
             if value is not None:
                 _write(path, value)
             return _read(path), []
@@ -268,14 +288,14 @@ class Inner:
             from . import _outfit  # not every session runs something in a host
 
             self.outfitter = _outfit.Outfitter(self.mounts if self.own_mounts else None, own_sys=self.own_proc)
-        with _Inside(fds[0], self.base):
+        with self._inside(fds[0]):
             return self.outfitter.fit_out(name, etc)
 
     def do_tables(self, fds: list[int], names: list[str]) -> Answer:
         """Open files of the host's /proc/net, which they stay; what the kernel has not is an empty file."""
         paths = ["/proc/net/" + name for name in names]
         answer: list[int] = []
-        with _Inside(fds[0], self.base):
+        with self._inside(fds[0]):
             try:
                 for path in paths:
                     answer.append(os.open(path if os.path.exists(path) else os.devnull, os.O_RDONLY | os.O_CLOEXEC))
@@ -353,12 +373,16 @@ class Inner:
             keeper.drain()
         return None, []
 
-    def do_end(self, _fds: list[int], kind: str, inodes: list[int], gently: bool) -> Answer:
+    def do_end(self, fds: list[int], kind: str, inodes: list[int], gently: bool, like: list[bytes]) -> Answer:
         """Kill every process in these namespaces; return how many there were, when all are gone.
 
         Gently: if some listen to SIGTERM, they are sent that, and the answer is a pipe that ends when they are gone.
         Whoever asked waits for that, as long as it pleases, and asks again. Meanwhile we serve others.
+
+        ``fds``: namespaces of bridges that may be kept for other labs; and what these are ``like``.
         """
+        for kind_of_bridge, bridge in zip(like, fds):  # noqa: B905 - as many
+            self._open_pool().keep(kind_of_bridge, bridge)
         try:
             depth = None if self.own_proc else self.depth
             ended, asked = _ending.end_processes(kind, inodes, depth, gently=gently, reap=self._reap)
@@ -437,6 +461,23 @@ class _Inside:
 
     def __exit__(self, *_: object) -> None:
         _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
+
+
+def _new_namespace(settings: list[tuple[str, bytes]]) -> list[int]:
+    """Enter a new network namespace; return a socket that speaks rtnetlink in it, and a descriptor of it."""
+    _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
+    for path, value in settings:
+        try:
+            _write(path, value)
+        except OSError as error:
+            if error.errno in _kernel.OUT_OF:
+                raise
+    netlink = _netlink_socket()
+    try:
+        return [netlink, _kernel.namespace_fd_of_socket(netlink)]
+    except OSError:
+        os.close(netlink)
+        raise
 
 
 def _netlink_socket() -> int:

@@ -256,8 +256,9 @@ class Life:
             for place in open_places:
                 release(lambda place=place: bad_ends.extend(place._bad_ends()))
             # Processes first: they would keep their namespaces alive.
-            for held, inodes in _by_helper([place._namespace for place in open_places if place._namespace]):
-                release(held.end_processes, "net", inodes)
+            for held, namespaces in _by_helper([place._namespace for place in open_places if place._namespace]):
+                kept = [each for namespace in namespaces for each in namespace.for_others()]
+                release(held.end_processes, "net", [namespace.id for namespace in namespaces], kept)
             for place in open_places:
                 release(place._release)
             if bad_ends:
@@ -279,8 +280,8 @@ def _check_features(features: Iterable[str]) -> None:
         raise KernelError(errno.EOPNOTSUPP, "; ".join(reasons))
 
 
-def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[int]]]:
-    found: dict[int, tuple[Broker, list[int]]] = {}
+def _by_helper(namespaces: list[Namespace]) -> list[tuple[Broker, list[Namespace]]]:
+    found: dict[int, tuple[Broker, list[Namespace]]] = {}
     for namespace in namespaces:
-        found.setdefault(id(namespace.broker), (namespace.broker, []))[1].append(namespace.id)
+        found.setdefault(id(namespace.broker), (namespace.broker, []))[1].append(namespace)
     return list(found.values())

@@ -15,6 +15,8 @@ from ._netlink import Netlink
 from ._releasing import releasing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Self
 
     from ._broker import Broker
@@ -62,7 +64,7 @@ class Namespace:
         if name is not None:
             check_host_name(name, "namespace name")
         held = broker(as_root=_as_root)
-        _, (netlink, fd) = held.request("namespaces", int(not _for_bridge), int(_for_bridge))
+        _, (netlink, fd) = held.request("namespaces", int(not _for_bridge), int(_for_bridge), [None] * _for_bridge)
         self._own(held, fd, netlink, name)
         if name is not None:
             try:
@@ -72,16 +74,30 @@ class Namespace:
                 raise
 
     @classmethod
-    def many(cls, hosts: int, bridges: int = 0, *, as_root: bool = False) -> list[Namespace]:
-        """Make several in few requests: some for hosts, then some for bridges."""
+    def many(
+        cls, hosts: int, bridges: int = 0, like: Sequence[bytes | None] = (), *, as_root: bool = False
+    ) -> list[Namespace]:
+        """Make several in few requests: some for hosts, then some for bridges.
+
+        Args:
+            like: Of each bridge the request that will make it, if it may be one that an earlier lab has made by the
+                same request and is done with; then it is there already, switched off. ``packets_before`` tells.
+        """
+        like = like or [None] * bridges
         held = broker(as_root=as_root)
         made: list[Namespace] = []
         try:
             while len(made) < hosts + bridges:
                 of_hosts = min(_AT_A_TIME, max(0, hosts - len(made)))
                 of_bridges = min(_AT_A_TIME - of_hosts, hosts + bridges - len(made) - of_hosts)
-                fds = held.request("namespaces", of_hosts, of_bridges)[1]
-                made += [cls._of(held, fd, netlink) for netlink, fd in zip(fds[::2], fds[1::2], strict=True)]
+                done = max(0, len(made) - hosts)
+                these = list(like[done : done + of_bridges])
+                there, fds = held.request("namespaces", of_hosts, of_bridges, these)
+                for number, (netlink, fd) in enumerate(zip(fds[::2], fds[1::2], strict=True)):
+                    made.append(cls._of(held, fd, netlink))
+                    made[-1].packets_before = there.get(number)
+                    if number >= of_hosts:
+                        made[-1].like = these[number - of_hosts]
         except BaseException:
             for namespace in made:
                 namespace.close()
@@ -140,6 +156,12 @@ class Namespace:
         self._bound: Broker | None = None
         self._netlink = Netlink(netlink)
         self._forks = _forks
+        #: Of a bridge that no lab but this has had to do with: the request that makes one like it. None if it is not to
+        #: be kept for another; and in whose process it may be.
+        self.like: bytes | None = None
+        self._made_by = _forks
+        #: Of a bridge that was there already: packets in and out.
+        self.packets_before: tuple[int, int] | None = None
         #: Packets in and out that are not counted any more, by index and name of an interface.
         self.counted: dict[tuple[int, str], tuple[int, int]] = {}
         #: Inode of the namespace's nsfs file: its identity, the number in ``/proc/PID/ns/net``.
@@ -173,6 +195,11 @@ class Namespace:
         if self._fd < 0:
             raise ClosedError(f"{self!r} is closed")
         return self._fd
+
+    def for_others(self) -> list[tuple[bytes, int]]:
+        """Its descriptor, if it is that of a bridge that may be kept for another lab, and what it is like."""
+        ours = self.like is not None and self._made_by == _forks  # a fork's parent goes on with it
+        return [(self.like, self._fd)] if ours and self.like and self._fd >= 0 else []
 
     def close(self) -> None:
         """Let go of it, and take its name away; may be called twice."""

@@ -18,6 +18,7 @@ __all__ = ["Cable", "Steps", "steps"]
 #: A new bridge with more ports is switched on last, when its hosts have said what a host says that gets an address
 #: (MLD, router solicitation): each would say it to all others, to nobody's use, and n hosts would take time for n * n.
 _MANY_PORTS = 32
+_USUAL_MTU = 1500
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Steps:
     places: list[str] = field(default_factory=list)
     routers: list[str] = field(default_factory=list)
     bridges: dict[str, _requests.Request] = field(default_factory=dict)
+    #: What these are like, if another lab's may stand in for them: plain ones, with ports.
+    like: dict[str, bytes] = field(default_factory=dict)
     #: Rules of routers that translate, in nft's language; and those of before, if all is to be forgotten.
     rules: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     #: By the place that the near end is made in.
@@ -86,6 +89,9 @@ def _steps(old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = ()) -> St
         todo.bridges[name] = _requests.add_bridge(
             name, BRIDGE_INDEX, up=not late, stp=segment.stp, vlan_filtering=segment.vlan_filtering
         )
+        plain = not (segment.stp or segment.vlan_filtering) and segment.mtu == _USUAL_MTU
+        if plain and 0 < len(new.on_segment[name]) <= _MANY_PORTS:
+            todo.like[name] = todo.bridges[name].data
         if late:
             todo.read[name] = [_requests.set_link(BRIDGE_INDEX, up=True, what=f"set {name} up")]
     for name in fresh:

@@ -27,6 +27,7 @@ FLOORS = (
     "_etc",
     "_outfit",
     "_keeping",
+    "_pool",
     "_helper",
     "_boot",
     "_launch",
@@ -110,12 +111,24 @@ FLOORS = (
     "__main__",
 )
 #: What runs in the helper's process; what it imports is part of the first test's time.
-HELPER = {"_errors", "_kernel", "_channel", "_exec", "_ending", "_etc", "_outfit", "_keeping", "_helper", "_boot"}
+HELPER = {
+    "_errors",
+    "_kernel",
+    "_channel",
+    "_exec",
+    "_ending",
+    "_etc",
+    "_outfit",
+    "_keeping",
+    "_pool",
+    "_helper",
+    "_boot",
+}
 CHEAP = {"__future__", "_signal", "_socket", "ctypes", "errno", "marshal", "os", "select", "struct", "sys", "time"}
 #: A dangerous word, and the modules that may use it.
 HOMES = {
     "fork": {"_fork", "_boot", "_exec"},
-    "setns": {"_kernel", "_fork", "_exec", "_outfit", "_helper"},
+    "setns": {"_kernel", "_fork", "_exec", "_outfit", "_pool", "_helper"},
     "unshare": {"_kernel", "_boot", "_outfit", "_helper"},
     "mount": {"_kernel", "_etc", "_outfit", "_helper"},
     "prctl": {"_kernel"},

@@ -70,32 +70,44 @@ def test_each_host_more_costs_the_same(counted: Counted) -> None:
 
 
 WARM_AND_COUNTED = """
-import os
+import os, sys
 from pytest_netns import Lab
-for mark in ("/warming", "/counted"):
+sys.path.insert(0, sys.argv[1])
+from quarantine import Peephole
+for mark, bridge in (("/warming", "br1"), ("/counted", "br0"), ("/again", "br0")):
     lab = Lab()
     os.access(mark, 0)
-    lab.pair()
+    pair = lab.pair(bridge=bridge)
     os.access("/built", 0)
+    peephole = Peephole(pair.bridge)
+    os.access("/closing", 0)
     lab.close()
     os.access("/closed", 0)
+    peephole.wait_until_alone()
 """
 #: What asks somebody else for something, or waits in any other way than for what comes by itself.
 CALLS = "socket,sendto,sendmsg,recvmsg,setsockopt,unshare,setns,clone,clone3,fork,vfork,execve,mount,wait4,fsync"
 
 
 def test_the_system_calls_of_a_pair(tmp_path: Path) -> None:
-    """Those of the test process, and those of the helper for it."""
+    """Those of the test process, and those of the helper for it; with a new bridge, and with one that was kept."""
     trace = tmp_path / "trace"
     command = [program("strace"), "-f", "-qq", "-o", str(trace), "-e", f"trace={CALLS},access,faccessat2"]
-    subprocess.run([*command, sys.executable, "-c", WARM_AND_COUNTED], check=True)
-    built, closed = _between(trace.read_text(), "/counted", "/built"), _between(trace.read_text(), "/built", "/closed")
+    subprocess.run([*command, sys.executable, "-c", WARM_AND_COUNTED, str(Path(__file__).parent)], check=True)
+    text = trace.read_text()
     # To the helper; to three namespaces, the bridge's twice. Two sockets listen for a while.
     ours = {"sendto": 1 + 4, "recvmsg": 1, "setsockopt": 4}
     # A netlink socket in each namespace, and back home.
     helpers = {"recvmsg": 1, "unshare": 3, "socket": 3, "setns": 1, "sendmsg": 1}
-    assert built == [ours, helpers]
-    assert closed == [{"sendto": 1, "recvmsg": 1}, {"recvmsg": 1, "wait4": 1, "sendto": 1}]
+    assert _between(text, "/counted", "/built") == [ours, helpers]
+    # Into the bridge's namespace instead, to see who is there, and to switch the bridge off.
+    helpers = {"recvmsg": 1, "unshare": 2, "socket": 3, "setns": 1 + 1, "sendto": 2, "sendmsg": 1}
+    assert _between(text, "/again", "/built") == [ours, helpers]
+    # With the bridge's namespace, which the helper is to keep.
+    assert _between(text, "/closing", "/closed") == [
+        {"sendmsg": 1, "recvmsg": 1},
+        {"recvmsg": 1, "wait4": 1, "sendto": 1},
+    ]
 
 
 def _between(trace: str, first: str, last: str) -> list[dict[str, int]]:

@@ -358,7 +358,7 @@ class TestFailures:
     @pytest.mark.parametrize("added", ["at once", "later"])
     def test_a_failure_at_any_request_leaves_nothing(self, added: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whichever request of a build the kernel refuses: the error says which, and nothing of it is left."""
-        _broker.broker().request("namespaces", 0, 0)
+        _broker.broker().request("namespaces", 0, 0, [])
         before = descriptors()
         refused = 0
         for number in range(1000):
@@ -386,7 +386,7 @@ class TestFailures:
 
     def test_the_rest_is_released_when_one_part_cannot_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A failure on the way down is told, and keeps nothing else from going."""
-        _broker.broker().request("namespaces", 0, 0)
+        _broker.broker().request("namespaces", 0, 0, [])
         before = descriptors()
         lab = Lab()
         lan = lab.bridge("lan")

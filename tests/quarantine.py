@@ -1,0 +1,93 @@
+"""Looks into a bridge's namespace without anybody noticing: over the socket that its lab has there.
+
+Whoever asks the helper for a way in, or the bridge for its namespace, has it kept for no later lab.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from pace import seconds
+
+from pytest_netns import Bridge, Lab
+from pytest_netns._netlink import _ADD_MEMBERSHIP, _RTNLGRP_LINK, Netlink
+
+__all__ = ["MULTICAST", "Peephole", "bridge_of", "inode"]
+
+MULTICAST = 26  # RTNLGRP_MDB
+
+_DONE, _GETLINK, _GETNEIGH, _GETMDB = 3, 18, 30, 86  # linux/rtnetlink.h
+
+
+def bridge_of(lab: Lab) -> Bridge:
+    """The only one that it has."""
+    (bridge,) = lab.bridges.values()
+    return bridge
+
+
+def inode(lab: Lab) -> int:
+    """Of the namespace of a lab's bridge."""
+    lab.build()
+    namespace = bridge_of(lab)._namespace
+    assert namespace is not None
+    return namespace.id
+
+
+class Peephole:
+    """Into the namespace of a bridge, also when its lab is closed."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        assert bridge._namespace is not None
+        # Its own number for the answers' sake: nobody else speaks while we look.
+        self._netlink = Netlink(os.dup(bridge._namespace.netlink._socket.fileno()))
+
+    def wait_until_alone(self) -> None:
+        """Return when the bridge has no port left; its lab is at its end by now."""
+        self.wait_until(lambda: len(self._netlink.links()) == 2)  # the loopback interface, and the bridge
+
+    def wait_until(self, condition: Callable[[], bool], group: int = _RTNLGRP_LINK) -> None:
+        """Look, and look again whenever the kernel announces something of that kind."""
+        self._netlink._membership(_ADD_MEMBERSHIP, group)
+        deadline = time.monotonic() + seconds(60)
+        while not condition():
+            assert self._netlink._wait(deadline - time.monotonic()), self._netlink.links()
+            self._netlink._receive()
+
+    def links(self) -> bytes:
+        """What the kernel tells of all interfaces."""
+        return self._dump(_GETLINK, 0)
+
+    def multicast(self) -> bytes:
+        """What it tells of the groups that are listened to."""
+        return self._dump(_GETMDB, socket.AF_BRIDGE)
+
+    def learned(self) -> bytes:
+        """What it tells of the hardware addresses behind the ports."""
+        return self._dump(_GETNEIGH, socket.AF_BRIDGE)
+
+    def _dump(self, number: int, family: int) -> bytes:
+        own = self._netlink._socket
+        own.send(struct.pack("=IHHIIB15x", 32, number, 0x301, 0x5EE, 0, family))
+        found = b""
+        while True:
+            data = own.recv(65536)
+            found += data
+            while data:
+                length, kind, _, number = struct.unpack_from("=IHHI", data)
+                if kind == _DONE and number == 0x5EE:
+                    return found
+                data = data[(length + 3) & ~3 :]
+
+    def close(self) -> None:
+        """Let go."""
+        self._netlink.close()
+
+    def __enter__(self) -> Peephole:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
