@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from . import _requests
 from ._alter import alter, forget
@@ -14,14 +14,30 @@ from ._plan import BRIDGE_INDEX
 from ._room import make_room
 from ._steps import Steps
 
-__all__ = ["make", "new_namespaces"]
+__all__ = ["Tell", "make", "new_namespaces", "progress"]
 
 #: How many hosts are waited for together. The kernel goes through all sockets of the machine that listen, in whatever
 #: namespace, whenever it has something to announce (netlink_broadcast_filtered, net/netlink/af_netlink.c).
 _AT_A_TIME = 32
+#: So many hosts and bridges take long enough to be waited for with open eyes.
+_MANY = 200
+#: Is told how many namespaces have been made, and then how many hosts are ready; None where nobody wants to know.
+Tell = Callable[[int], object]
 
 
-def new_namespaces(todo: Steps, undo: contextlib.ExitStack, *, named: bool, as_root: bool) -> dict[str, Namespace]:
+def progress(todo: Steps) -> contextlib.AbstractContextManager[Tell | None]:
+    """Show how far it is, where there is a terminal and much to do."""
+    if len(todo.places) < _MANY:
+        return contextlib.nullcontext()
+    from ._progress import shown
+
+    hosts = len(todo.places) - len(todo.bridges)
+    return shown(f"netns: lab of {hosts} hosts", len(todo.places) + len(todo.settle))
+
+
+def new_namespaces(
+    todo: Steps, undo: contextlib.ExitStack, *, named: bool, as_root: bool, tell: Tell | None = None
+) -> dict[str, Namespace]:
     """The namespaces that new places need, by place. ``undo`` gets what closes them."""
     make_room(len(todo.places))
     made: dict[str, Namespace] = {}
@@ -29,11 +45,15 @@ def new_namespaces(todo: Steps, undo: contextlib.ExitStack, *, named: bool, as_r
         for name in todo.places:
             made[name] = _named(name, bridge=name in todo.bridges, as_root=as_root)
             undo.callback(made[name].close)
+            if tell is not None:
+                tell(1)
         return made
     bridges = len(todo.bridges)
     for name, namespace in zip(
         todo.places,
-        Namespace.many(len(todo.places) - bridges, bridges, list(map(todo.like.get, todo.bridges)), as_root=as_root),
+        Namespace.many(
+            len(todo.places) - bridges, bridges, list(map(todo.like.get, todo.bridges)), as_root=as_root, tell=tell
+        ),
         strict=True,
     ):
         made[name] = namespace
@@ -53,7 +73,7 @@ def _named(name: str, *, bridge: bool, as_root: bool) -> Namespace:
     raise AssertionError("there is always a next number")
 
 
-def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
+def make(todo: Steps, namespaces: Mapping[str, Namespace], tell: Tell | None = None) -> None:
     """Ask the kernel for all of it, one send for a namespace and round, and wait until it is ready."""
     _prepare(todo, namespaces)
     for name in {**todo.bridges, **todo.cables}:
@@ -64,6 +84,8 @@ def make(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
             namespaces[name].netlink.batch(requests)
     for names in portions:
         _settle(todo, {name: namespaces[name].netlink for name in names})
+        if tell is not None:
+            tell(len(names))
     answers = {name: namespaces[name].netlink.batch(requests) for name, requests in todo.read.items()}
     for name, read in answers.items():
         namespaces[name].netlink.wait_ready(todo.ready[name][0], read, [])

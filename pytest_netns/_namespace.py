@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +76,20 @@ class Namespace:
 
     @classmethod
     def many(
-        cls, hosts: int, bridges: int = 0, like: Sequence[bytes | None] = (), *, as_root: bool = False
+        cls,
+        hosts: int,
+        bridges: int = 0,
+        like: Sequence[bytes | None] = (),
+        *,
+        as_root: bool = False,
+        tell: Callable[[int], object] | None = None,
     ) -> list[Namespace]:
         """Make several in few requests: some for hosts, then some for bridges.
 
         Args:
             like: Of each bridge the request that will make it, if it may be one that an earlier lab has made by the
                 same request and is done with; then it is there already, switched off. ``packets_before`` tells.
+            tell: Is told how many are new, after each request.
         """
         like = like or [None] * bridges
         held = broker(as_root=as_root)
@@ -98,6 +106,8 @@ class Namespace:
                     made[-1].packets_before = there.get(number)
                     if number >= of_hosts:
                         made[-1].like = these[number - of_hosts]
+                if tell is not None:
+                    tell(of_hosts + of_bridges)
         except BaseException:
             for namespace in made:
                 namespace.close()

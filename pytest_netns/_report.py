@@ -1,4 +1,4 @@
-"""What a test's report says of programs in the background: their output, and that one has ended badly.
+"""What pytest's report says of programs in the background: their output, and that one has ended badly; its terminal.
 
 A bad end fails the test that is running. Where the test is expected to fail (xfail) that would go unseen. So it counts
 there as the expected failure only if the test has started the program itself; and if that outlives the test, as in a
@@ -8,11 +8,14 @@ end of the lab.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import pytest
 
@@ -28,6 +31,7 @@ __all__ = [
     "keep_what_ends",
     "sections",
     "tell",
+    "terminal",
     "told",
     "write_artifacts",
 ]
@@ -132,6 +136,21 @@ def tell(item: pytest.Item, known: set[int], failed_it: set[int]) -> None:
         if id(work) in known:
             work.tell()
     item.stash[_blamed_key] = [work for work in works if id(work) in failed_it]
+
+
+@contextlib.contextmanager
+def terminal(config: pytest.Config) -> Iterator[TextIO | None]:
+    """What a session reports to, if that is a terminal; as long as this lasts, what is written there is not captured.
+
+    Workers of pytest-xdist have none.
+    """
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):
+        yield None
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+        yield sys.stdout
 
 
 # Artifacts

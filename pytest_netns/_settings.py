@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TextIO
 
 from ._errors import PlanError
 
@@ -14,10 +15,11 @@ __all__ = [
     "MarkerSettings",
     "Settings",
     "is_root",
-    "note_capture",
+    "note_session",
     "output_is_seen",
     "read_marker",
     "read_settings",
+    "terminal",
 ]
 
 _MISSING = ("skip", "fail")
@@ -27,8 +29,10 @@ OF_THE_BODY = frozenset(("inside", "timeout"))
 OF_THE_TEST = frozenset(("requires", "isolate", "user"))
 #: Seconds for a test body that runs inside, when neither the marker nor another plugin sets a limit.
 BODY_LIMIT = 300.0
-#: What ``--capture`` says in the sessions of this process, the innermost last.
-_captures: list[str] = []
+#: The terminal as long as it is needed; None if there is none.
+Terminal = Callable[[], "AbstractContextManager[TextIO | None]"]
+#: What ``--capture`` says in the sessions of this process, and what they report to, the innermost last.
+_sessions: list[tuple[str, Terminal]] = []
 
 
 class Settings(NamedTuple):
@@ -73,15 +77,21 @@ class MarkerSettings(NamedTuple):
     user: str | None = None
 
 
-def note_capture(capture: str) -> Callable[[], None]:
-    """Note a session's ``--capture``; what this returns takes the note back."""
-    _captures.append(capture)
-    return lambda: _captures.remove(capture)
+def note_session(capture: str, terminal: Terminal) -> Callable[[], None]:
+    """Note a session's ``--capture`` and its terminal; what this returns takes the note back."""
+    noted = capture, terminal
+    _sessions.append(noted)
+    return lambda: _sessions.remove(noted)
 
 
 def output_is_seen() -> bool:
     """Whether what programs in the background write is to be seen at once: with ``-s``, and without pytest."""
-    return not _captures or _captures[-1] in ("no", "tee-sys")
+    return not _sessions or _sessions[-1][0] in ("no", "tee-sys")
+
+
+def terminal() -> Terminal | None:
+    """How to write to the terminal of pytest's session; None if there is no session."""
+    return _sessions[-1][1] if _sessions else None
 
 
 def read_settings(

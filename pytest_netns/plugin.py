@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import pytest
 
@@ -101,7 +101,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except PlanError as error:
         raise pytest.UsageError(str(error)) from None
-    config.add_cleanup(_settings.note_capture(str(config.getoption("capture"))))
+    config.add_cleanup(_settings.note_session(str(config.getoption("capture")), functools.partial(_terminal, config)))
+
+
+def _terminal(config: pytest.Config) -> contextlib.AbstractContextManager[TextIO | None]:
+    from ._report import terminal
+
+    return terminal(config)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -92,6 +92,7 @@ FLOORS = (
     "_bridge",
     "_drawing",
     "_room",
+    "_progress",
     "_alter",
     "_build",
     "_surroundings",
