@@ -39,6 +39,7 @@ check-all: lint test
 bench:
 	$(PYTHON) tools/venvs.py
 	.venv/bin/python benchmarks/pair.py $(BENCH_ARGS)
+	.venv/bin/python benchmarks/running.py
 	.venv/bin/python benchmarks/scale.py
 	.venv/bin/python benchmarks/back_to_back.py
 
