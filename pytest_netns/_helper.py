@@ -51,6 +51,10 @@ _SETTINGS = {
     "ipv6/conf/default/accept_dad": "0",
     "ipv6/conf/all/keep_addr_on_down": "1",
 }
+#: The kernel finds a setting by going through those of the same name in all namespaces of the machine, as far as they
+#: have been used and remembered (proc_sys_compare, fs/proc/proc_sysctl.c). What is to be for so many namespaces is
+#: written by way of a /proc that is forgotten afterwards: n namespaces would else take time for n * n.
+_MANY = 16
 #: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
 _SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
 
@@ -220,6 +224,7 @@ class Inner:
             newest = os.dup(self.base)
             os.close(newest)
             self._make_room(newest, 2 * (hosts + bridges))
+        proc = _forgetful_proc() if hosts + bridges >= _MANY else None
         try:
             for number in range(hosts + bridges):
                 wanted = like[number - hosts] if number >= hosts else None
@@ -228,7 +233,7 @@ class Inner:
                     answer += taken[:2]
                     there[number] = taken[2]
                     continue
-                answer += _new_namespace(self.settings if number < hosts else self.settings_of_bridges)
+                answer += _new_namespace(self.settings if number < hosts else self.settings_of_bridges, proc)
                 if wanted is not None:
                     self._open_pool().add(answer[-1])
         except BaseException:
@@ -238,6 +243,8 @@ class Inner:
                 self.pool.clear()  # the machine may be out of what it takes
             raise
         finally:
+            if proc is not None:
+                os.close(proc)
             # Not to keep the last one alive.
             _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
         return there, answer
@@ -463,12 +470,12 @@ class _Inside:
         _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
 
 
-def _new_namespace(settings: list[tuple[str, bytes]]) -> list[int]:
+def _new_namespace(settings: list[tuple[str, bytes]], proc: int | None) -> list[int]:
     """Enter a new network namespace; return a socket that speaks rtnetlink in it, and a descriptor of it."""
     _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
     for path, value in settings:
         try:
-            _write(path, value)
+            _write(path, value, proc)
         except OSError as error:
             if error.errno in _kernel.OUT_OF:
                 raise
@@ -492,9 +499,19 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def _write(path: str, value: bytes) -> None:
+def _forgetful_proc() -> int | None:
+    try:
+        return _kernel.new_proc()
+    except OSError:  # Linux before 5.2, or a container that hides parts of /proc
+        return None
+
+
+def _write(path: str, value: bytes, proc: int | None = None) -> None:
+    """Write to a file; with ``proc``, to that of another /proc."""
+    if proc is not None:
+        path = path[len("/proc/") :]
     # Unbuffered: a buffered write would lose the kernel's refusal.
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
         os.write(fd, value)
     finally:

@@ -32,6 +32,7 @@ __all__ = [
     "map_identity",
     "mount",
     "namespace_fd_of_socket",
+    "new_proc",
     "open_tun",
     "setns",
     "take_capabilities_back",
@@ -50,6 +51,9 @@ CLONE_NEWNET = 0x40000000
 # linux/mount.h
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 1 << 18, 1 << 19
 _MNT_DETACH = 2
+# asm-generic/unistd.h, linux/mount.h; the same on every machine
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_CLOSE_ON_EXEC, _FSCONFIG_CMD_CREATE = 1, 6
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 47, 2
 # linux/capability.h
@@ -103,6 +107,20 @@ def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str 
         _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]),
         f"mount({kind or 'bind'} on {target})",
     )
+
+
+def new_proc() -> int:
+    """A proc(5) of its own, mounted nowhere; the descriptor of its root. Shares the one there is before Linux 5.8."""
+    context = _syscall(_FSOPEN, ctypes.c_char_p(b"proc"), ctypes.c_uint(_CLOSE_ON_EXEC))
+    try:
+        _syscall(_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
+        return _syscall(_FSMOUNT, ctypes.c_int(context), ctypes.c_uint(_CLOSE_ON_EXEC), ctypes.c_uint(0))
+    finally:
+        os.close(context)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    return _check(_libc.syscall(ctypes.c_long(number), *arguments), f"system call {number}")
 
 
 def bind_name(fd: int, path: str) -> None:

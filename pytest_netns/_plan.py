@@ -360,6 +360,11 @@ def next_free_address(plan: Plan, segment: str, network: Network, node: str) -> 
 
 def free_port_name(plan: Plan, node: str, segment: str) -> str:
     """``veth-NODE`` where that is a name and free, else ``veth-NUMBER``."""
+    own = f"veth-{node}"
+    # Only the node itself may have it, on another interface; or one that got a number. No look at a thousand others.
+    has_it = any(end.segment == segment and end.port == own for end in plan.of_node[node])
+    if len(own.encode()) <= 15 and own != segment and not node.isdecimal() and not has_it:
+        return own
     taken = {end.port for end in plan.on_segment[segment]} | {segment}
-    names = (f"veth-{word}" for word in (node, *range(1, len(taken) + 2)))
+    names = (f"veth-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if len(name.encode()) <= 15 and name not in taken)

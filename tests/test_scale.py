@@ -43,6 +43,7 @@ def test_the_first_packet_of_a_large_lab_gets_through(netns_lab: Lab, shape: Cal
     netns_lab.build()
     for number, (one, other) in enumerate(itertools.pairwise(hosts)):
         assert ping(one, str(other.ip6) if number % 2 else other, timeout=min(0.9, seconds(0.5))), number
+    assert {host.sysctl("ipv6.conf.default.accept_dad") for host in hosts} == {"0"}
 
 
 def test_a_bridge_of_many_is_switched_on_last() -> None:
