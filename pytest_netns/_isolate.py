@@ -67,9 +67,6 @@ def _prepare(item: pytest.Item) -> None:
     if folders is not None:
         folders.getbasetemp()  # or each child would begin one of its own
     faulthandler.cancel_dump_traceback_later()
-    cancel = getattr(item.config.hook, "pytest_timeout_cancel_timer", None)
-    if cancel is not None:
-        cancel(item=item)
 
 
 def _wait(item: pytest.Item, host: Host, limit: float | None, journal: _journal.Journal) -> None:

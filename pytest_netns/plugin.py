@@ -259,6 +259,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     limit = _limit_of_isolated(item)
     if limit == 0:
         return None
+    # pytest-timeout's: the child starts it anew. Here it would go off in the midst of our work, and end the session.
+    cancel_timer = getattr(item.config.hook, "pytest_timeout_cancel_timer", None)
+    if cancel_timer is not None:
+        cancel_timer(item=item)
     with contextlib.ExitStack() as stack:
         try:
             host = stack.enter_context(_new_lab(item.config, _user(item))).host()
