@@ -82,7 +82,7 @@ class Host(Links):
         if name == "localhost":
             return "127.0.0.1"
         if name not in self._network:
-            known = sorted(["localhost", *(other.name for other in self._network.values())])
+            known = sorted(["localhost", *self._network])
             raise NetnsError(f"{self.name} knows no host {name!r}; it knows {', '.join(known)}")
         target = self._network[name]
         addresses = [address for address in (target.ip, target.ip6) if address]
@@ -98,7 +98,7 @@ class Host(Links):
 
         In another lab, or behind another router that translates.
         """
-        others = (host for host in self._network.values() if host is not target and address in host._plain())
+        others = (host for host in [*self._network.values()] if host is not target and address in host._plain())
         other = next(others, None)
         if other is None or self._network.get(target.name) is not target or self._owner is None:
             return other

@@ -69,7 +69,14 @@ class Inside(Waits):
             if self._ended or self._owner is None:
                 raise ClosedError(f"{self!r} is closed")
             self._owner.build()
-            assert self._namespace is not None
+        return self._there()
+
+    def _there(self) -> Namespace:
+        if self._namespace is None:
+            raise ClosedError(
+                f"{self!r} is not there in this process: another thread of its parent was making it when this one was "
+                "forked; make it before: lab.build()"
+            )
         return self._namespace
 
     # Running

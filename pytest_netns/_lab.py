@@ -18,6 +18,7 @@ from ._pair import PairShape, plan_pair
 from ._plan import AUTO, add_end, add_link, add_node, add_segment
 from ._port import PLAIN, Port
 from ._reading import load_toml, plan_from
+from ._turns import in_turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -156,7 +157,7 @@ class Lab(Life):
         """It as a picture in SVG, for a browser: hosts, addresses, MTU; of what is made, the state of interfaces."""
         from ._drawing import as_svg
 
-        made = {name: host for name, host in self._hosts.items() if host._namespace and not host.closed}
+        made = {name: host for name, host in [*self._hosts.items()] if host._namespace and not host.closed}
         return as_svg(self._plan, {name: host.interfaces for name, host in made.items()})
 
     @property
@@ -181,6 +182,7 @@ class Lab(Life):
 
     # Additions
 
+    @in_turn
     def bridge(
         self,
         name: str,
@@ -211,6 +213,7 @@ class Lab(Life):
         self._change(add_segment(self._plan, name, subnet, subnet6, mtu=mtu, **options, ipv6=ipv6), name)
         return self._bridges[name]
 
+    @in_turn
     def host(
         self,
         name: str = "netns",
@@ -236,6 +239,7 @@ class Lab(Life):
         first = {"ip": ip, "ip6": ip6, "mac": mac, "told": Port.from_words(isolated, vlan, tagged)}
         return self._node(name, bridges, first, forwards=False)
 
+    @in_turn
     def router(
         self,
         name: str,
@@ -268,6 +272,7 @@ class Lab(Life):
         assert isinstance(made, Router)
         return made
 
+    @in_turn
     def connect(
         self,
         host: Host,
@@ -302,6 +307,7 @@ class Lab(Life):
             add_end(self._plan, host.name, bridge.name, ip=ip, ip6=ip6, mac=mac, name=name, told=told), host.name
         )
 
+    @in_turn
     def link(
         self, first: Host, second: Host, subnet: str | None = AUTO, subnet6: str | None = AUTO, *, mtu: int = 1500
     ) -> None:
@@ -322,7 +328,8 @@ class Lab(Life):
             add_link(self._plan, first.name, second.name, subnet, subnet6, mtu=mtu, ipv6=ipv6), first.name, second.name
         )
 
-    def pair(self, **keywords: Any) -> Pair:
+    @in_turn
+    def pair(self, /, **keywords: Any) -> Pair:
         """Two hosts joined by a bridge; the keywords are those of the fixture ``netns_pair``.
 
         Args:

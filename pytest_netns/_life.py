@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from ._releasing import releasing
 from ._settings import is_root
 from ._steps import steps
 from ._surroundings import LabSurroundings
+from ._turns import Turns, in_turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,11 +46,12 @@ class Life:
         self._made = NOTHING
         #: Interfaces (host, name) that are switched off: they get their routes when they are switched on.
         self._asleep: set[tuple[str, str]] = set()
-        self._building = threading.RLock()
+        self._building = Turns(self._cut_short)
         self._hosts: dict[str, Host] = {}
         self._bridges: dict[str, Bridge] = {}
         self._closed = False
 
+    @in_turn
     def remove(self, *places: Inside) -> None:
         """End hosts and bridges, with what runs in them and the interfaces that lead to them.
 
@@ -152,7 +153,7 @@ class Life:
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with progress(todo) as tell, contextlib.ExitStack() as undo:
             made = new_namespaces(todo, undo, named=self._named, as_root=self._as_root, tell=tell)
-            there = {name: place.namespace for name, place in places.items() if name not in made}
+            there = {name: place._there() for name, place in places.items() if name not in made}
             if self._made is not NOTHING:
                 undo.callback(take_back, steps(plan, self._made, asleep), there)
             make(todo, {**there, **made}, tell)
@@ -189,8 +190,15 @@ class Life:
     # What hosts ask of their lab
 
     def making(self) -> contextlib.AbstractContextManager[object]:
-        """As long as it lasts, nobody else adds or removes anything."""
+        """As long as it lasts, no other thread adds, changes or removes anything."""
         return self._building
+
+    def _cut_short(self) -> None:
+        """In a fork: what another thread of the parent was about to make is the parent's to make.
+
+        Here it counts as done. A new host that was not yet there stays so, and says it.
+        """
+        self._made = self._plan
 
     def names(self, place: Inside) -> Names:
         """What programs in a host or bridge find in /etc/hosts and /etc/resolv.conf."""
@@ -244,8 +252,9 @@ class Life:
             ChildDied: Something in the background had ended with an error of which nobody has been told.
             ExceptionGroup: Several steps failed; everything else is released all the same.
         """
-        self._closed = True
-        self._close([*self._hosts.values(), *self._bridges.values()])
+        self._closed = True  # before it is our turn, so that whoever waits for theirs adds no more
+        with self._building:
+            self._close([*self._hosts.values(), *self._bridges.values()])
 
     def _close(self, places: Sequence[Inside]) -> None:
         open_places = [place for place in places if not place.closed]

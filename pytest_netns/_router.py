@@ -36,6 +36,7 @@ class Router(Host):
         super().__init__(name, owner=owner, network=network)
         self._plan = plan
         self._change = change
+        self._making = owner.making
 
     @property
     def nat(self) -> Nat | None:
@@ -63,8 +64,9 @@ class Router(Host):
             PlanError: It cannot be.
             FeatureLacking, NetnsError: The machine lacks what it needs, or nft refused; everything is as before.
         """
-        self._planned()
-        self._change(set_nat(self._plan(), self.name, as_nat(nat)))
+        with self._making():
+            self._planned()
+            self._change(set_nat(self._plan(), self.name, as_nat(nat)))
 
     def forward_port(
         self, port: int, to: Host | str | None, to_port: int | None = None, *, protocol: str = "tcp"
@@ -84,8 +86,9 @@ class Router(Host):
             PlanError: It cannot be: there is no way from the router to the host, say.
         """
         name = to.name if isinstance(to, Host) else to
-        self._planned()
-        self._change(set_forward(self._plan(), self.name, port, name, to_port=to_port, protocol=protocol))
+        with self._making():
+            self._planned()
+            self._change(set_forward(self._plan(), self.name, port, name, to_port=to_port, protocol=protocol))
 
     def flush_nat(self) -> None:
         """Forget every connection and mapping, as a router does that was switched off and on; forwards stay.

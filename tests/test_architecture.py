@@ -69,6 +69,7 @@ FLOORS = (
     "_namespace",
     "_conntrack",
     "_belongings",
+    "_turns",
     "_interfaces",
     "_advice",
     "_output",
