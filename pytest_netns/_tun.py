@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
 from typing import TYPE_CHECKING
 
+from . import _requests
 from ._errors import ClosedError, KernelError, PlanError, WaitTimeout, hide_own_frames
-from ._interfaces import Interface
+from ._interfaces import Interface, read_states
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -86,10 +88,23 @@ class Tun(Interface):
         return self._fd
 
     def close(self) -> None:
-        """Let it go, and with it the interface; may be called twice."""
+        """Let it go, and with it the interface, whoever was forked meanwhile and runs; may be called twice."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            os.close(fd)
+            os.close(fd)  # which ends it, unless a callable that was forked meanwhile has a copy
+            if not self._namespace.closed:
+                self._delete()
+
+    def _delete(self) -> None:
+        netlink = self._namespace.netlink
+        try:
+            netlink.batch([_requests.get_link(self.index)])
+            # One that a host has adopted is not here any more, and another interface may have its number.
+            if any((state.index, state.kind) == (self.index, "tun") for state in read_states(self._namespace)):
+                netlink.batch([_requests.delete_link(self.index)])
+        except KernelError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
     def __enter__(self) -> Self:
         return self

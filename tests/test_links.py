@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,33 @@ class TestTun:
             os.fstat(fd)
         with pytest.raises(ClosedError):
             tun.fileno()
+
+    def test_closed_it_is_gone_whoever_runs(self, quiet: Host) -> None:
+        """What was forked meanwhile has a copy of its descriptor; a new one may have its name all the same."""
+        tun = quiet.add_tun()
+        quiet.start(_linger)
+        tun.close()
+        assert "tun0" not in quiet.interfaces
+        with quiet.add_tun(name="tun0") as another:
+            quiet.start(_linger)
+            assert another.state().up
+        assert "tun0" not in quiet.interfaces
+
+    def test_closed_it_leaves_what_has_its_number(self, netns_lab: Lab) -> None:
+        """A TUN interface that another host has adopted is found there, and nothing else is deleted for it."""
+        home, away = netns_lab.host("home"), netns_lab.host("away")
+        tun = home.add_tun()
+        away.adopt(tun)
+        index = str(tun.index)
+        home.run(["ip", "link", "add", "mine", "index", index, "type", "veth", "peer", "name", "other"], check=True)
+        tun.close()
+        assert "mine" in home.interfaces
+        assert "tun0" not in away.interfaces
+
+
+def _linger(ready: Callable[[], None]) -> None:
+    ready()
+    signal.pause()
 
 
 BAD: dict[str, tuple[Callable[[Host], Any], str]] = {
