@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ._errors import PlanError, hide_own_frames
 
-__all__ = ["Network", "address_in", "automatic_subnet", "check_mac", "free_address", "parse_subnet"]
+__all__ = ["Network", "address_in", "automatic_subnet", "check_mac", "free_address", "host_bounds", "parse_subnet"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -18,19 +18,19 @@ _EXAMPLES = {4: "10.0.0.0/24", 6: "fd00:10::/64"}
 _KEYWORDS = {4: "subnet", 6: "subnet6"}
 
 
-def parse_subnet(word: str, value: object, version: int) -> Network:
-    """Read a network that hosts are to be in.
+def parse_subnet(word: str, value: object, version: int, of: str = "") -> Network:
+    """Read a network that hosts are to be in; ``of`` is a bridge or link, in words.
 
     Raises:
         PlanError: Names ``word``, the value and what was expected.
     """
     if not isinstance(value, str) or "/" not in value:
         raise PlanError(f"{word} {value!r}: expected a network with its prefix length, such as {_EXAMPLES[version]!r}")
-    return _parse(word, value, version)
+    return _parse(word, value, version, of)
 
 
 @functools.lru_cache(4096)  # the same few come again with every test
-def _parse(word: str, value: str, version: int) -> Network:
+def _parse(word: str, value: str, version: int, of: str) -> Network:
     example = _EXAMPLES[version]
     try:
         interface = ipaddress.ip_interface(value)
@@ -45,8 +45,9 @@ def _parse(word: str, value: str, version: int) -> Network:
         )
     if interface.ip != network.network_address:
         raise PlanError(f"{word} {value!r} has host bits set; the network is {str(network)!r}")
-    if network.num_addresses < (2 if version == 4 else 4):
-        raise PlanError(f"{word} {value!r} has no room for two hosts")
+    if network.num_addresses < 2:
+        smallest = "a /31 (RFC 3021)" if version == 4 else "a /127 (RFC 6164)"
+        raise PlanError(f"{word} {value!r}{of and f' of {of}'} has no room for two hosts; the smallest is {smallest}")
     _check_unicast(word, value, network)
     return network
 
@@ -80,13 +81,14 @@ def automatic_subnet(number: int, version: int) -> str:
     return "fd00:10::/64" if number == 0 else f"fd00:10:0:{number:x}::/64"
 
 
-def _bounds(network: Network) -> tuple[int, int]:
+def host_bounds(network: Network) -> tuple[int, int]:
     """First and last address that a host may have, as numbers."""
     first = int(network.network_address)
     last = first + network.num_addresses - 1
+    if network.num_addresses == 2:
+        return first, last  # both are for hosts (RFC 3021, RFC 6164)
     if network.version == 4:
-        # Both addresses of a /31 are for hosts (RFC 3021); else the first is the network's, the last the broadcast's.
-        return (first, last) if network.prefixlen == 31 else (first + 1, last - 1)
+        return first + 1, last - 1  # the first is the network's, the last the broadcast's
     return first + 1, last  # the first is the routers' anycast address (RFC 4291, 2.6.1)
 
 
@@ -95,7 +97,7 @@ def free_address(network: Network, start: int, taken: Callable[[str], bool]) -> 
 
     A plain sum: ``hosts()`` of an IPv6 network walks a list of 2**64.
     """
-    first, last = _bounds(network)
+    first, last = host_bounds(network)
     kind = type(network.network_address)
     for number in range(start, last - first + 1):
         address = str(kind(first + number))
@@ -111,12 +113,13 @@ def address_in(network: Network, word: str, value: object) -> str:
         PlanError: Names ``word``, the value and what was expected.
     """
     try:
-        if not isinstance(value, str):
-            raise ValueError("not a string")
+        if not isinstance(value, str) or "%" in value:
+            raise ValueError("not a string, or one with an interface's name")
         address = ipaddress.ip_address(value)
     except ValueError:
-        raise PlanError(f"{word} {value!r}: expected an address of {network}, without prefix length") from None
-    first, last = _bounds(network)
+        without = "without prefix length and interface"
+        raise PlanError(f"{word} {value!r}: expected an address of {network}, {without}") from None
+    first, last = host_bounds(network)
     if address.version != network.version or not first <= int(address) <= last:
         kind = type(network.network_address)
         raise PlanError(f"{word} {value!r}: expected an address of {network}: {kind(first)} to {kind(last)}")

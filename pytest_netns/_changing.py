@@ -6,11 +6,12 @@ import ipaddress
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from ._addresses import address_in, parse_subnet
+from ._addresses import address_in
 from ._checks import check_mtu
 from ._errors import PlanError, hide_own_frames
 from ._plan import AUTO, NOTHING, End, Node, Plan, free_port_name, next_free_address
 from ._port import PLAIN
+from ._routing import reaches
 
 __all__ = [
     "find_end",
@@ -20,6 +21,7 @@ __all__ = [
     "remove",
     "replug",
     "route_destination",
+    "same_address",
     "set_mtu",
     "take_address",
     "ways_to",
@@ -36,11 +38,23 @@ def parse_address(address: object) -> str:
     """
     try:
         plain, length = address.split("/")  # type: ignore[attr-defined]
+        if "%" in plain:
+            raise ValueError("an interface's name")
         return str(ipaddress.ip_interface(f"{plain}/{int(length)}"))
     except (ValueError, AttributeError):
         raise PlanError(
             f"address {address!r}: expected one with its prefix length, such as '10.0.0.9/24' or 'fd00:10::9/64'"
         ) from None
+
+
+def same_address(given: object) -> object:
+    """What users call an address, with or without prefix length, as the kernel writes it; as it is if it is none."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return str(ipaddress.ip_interface(given)) if "/" in given else str(ipaddress.ip_address(given))
+    except ValueError:
+        return given
 
 
 def find_end(plan: Plan, node: str, interface: str) -> End | None:
@@ -98,8 +112,14 @@ def _is_in(plan: Plan, segment: str, address: str) -> bool:
 
 
 def give_address(plan: Plan, node: str, interface: str, address: str) -> Plan:
-    """The plan with one more address on an interface; others may have the same."""
+    """The plan with one more address on an interface; others may have the same.
+
+    Raises:
+        PlanError: The interface has it already; in IPv6 also with another prefix length, as Linux has it.
+    """
     old = _end(plan, node, interface)
+    if any(address == text or (":" in text and _plain(address) == _plain(text)) for text in old.addresses):
+        raise PlanError(f"address {address!r}: {interface} of {node} has it already; it has {', '.join(old.addresses)}")
     return _with(plan, old, replace(old, addresses=(*old.addresses, address)))
 
 
@@ -110,7 +130,8 @@ def take_address(plan: Plan, node: str, interface: str, address: str) -> Plan:
         PlanError: The interface has no such address.
     """
     old = _end(plan, node, interface)
-    left = tuple(text for text in old.addresses if address not in (text, _plain(text)))
+    same = same_address(address)
+    left = tuple(text for text in old.addresses if same not in (text, _plain(text)))
     if left == old.addresses:
         has = ", ".join(old.addresses) or "none"
         raise PlanError(f"address {address!r}: {interface} of {node} has been given {has}")
@@ -240,12 +261,14 @@ def route_destination(to: object) -> tuple[str | None, tuple[int, ...]]:
     if to == "default":
         return None, (4, 6)
     try:
-        network = ipaddress.ip_network(to if isinstance(to, str) else "")
+        network = ipaddress.ip_network(to if isinstance(to, str) and "%" not in to else "", strict=False)
     except ValueError:
         raise PlanError(f"route to {to!r}: expected 'default' or a network such as '192.0.2.0/24'") from None
+    if network.network_address != ipaddress.ip_interface(str(to)).ip:
+        raise PlanError(f"route to {to!r} has host bits set; the network is {str(network)!r}")
     if network.prefixlen == 0:
         return None, (network.version,)
-    return str(parse_subnet("to", str(network), network.version)), (network.version,)
+    return str(network), (network.version,)
 
 
 def ways_to(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, str, str]]:
@@ -263,7 +286,7 @@ def ways_to(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[
     if there.version not in versions:
         raise PlanError(f"route via {via!r}: expected an address of the same IP version as the destination's")
     for end in plan.of_node[node]:
-        if any(there in ipaddress.ip_interface(text).network for text in end.addresses):
+        if reaches(end, there):
             return [(there.version, str(there), end.segment)]
     raise PlanError(f"route via {via!r}: {node} has no interface in a network of this address")
 
@@ -272,10 +295,12 @@ def _ways_to_node(plan: Plan, node: str, via: str, versions: Collection[int]) ->
     ways: dict[int, tuple[int, str, str]] = {}
     both = [(end, other) for end in plan.of_node[node] for other in plan.on_segment[end.segment] if node != via]
     for end, other in both:
-        for version in versions:
-            address = other.address(version)
-            if other.node == via and address is not None:
-                ways.setdefault(version, (version, address, end.segment))
+        if other.node != via:
+            continue
+        for text in other.addresses:
+            there = ipaddress.ip_interface(text).ip
+            if there.version in versions and reaches(end, there):
+                ways.setdefault(there.version, (there.version, str(there), end.segment))
     if not ways:
         raise PlanError(f"route via {via}: {node} and {via} are on no common bridge with addresses there")
     return list(ways.values())

@@ -8,7 +8,7 @@ import socket as _socket
 from collections.abc import Mapping, Sequence
 
 from . import _requests
-from ._changing import find_end, fix_route, give_address, parse_address, take_address
+from ._changing import find_end, fix_route, give_address, parse_address, same_address, take_address
 from ._errors import NetnsError, PlanError, hide_own_frames
 from ._inside import Owner
 from ._interfaces import Interface
@@ -129,7 +129,16 @@ class Host(Links):
         """Move an interface that exists (a TUN device, say) into this host; it arrives down.
 
         Source: ``ip link set NAME netns HOST``, ip-link(8).
+
+        Raises:
+            PlanError: It is one that a lab has planned: its cable ends where the lab says.
         """
+        planned = (host for host in self._network.values() if host._namespace is interface._namespace)
+        if any(host._is_planned(interface.name) for host in planned):
+            raise PlanError(
+                f"{interface.name} is part of its lab's plan and stays with its host; connect gives {self.name} one of "
+                "its own, replug moves a cable, adopt takes interfaces that were added, such as of add_veth or add_tun"
+            )
         request = _requests.move_link(interface.index, interface.name, self.namespace.fileno())
         interface._namespace.netlink.batch([request])
         return self[interface.name]
@@ -165,7 +174,8 @@ class Host(Links):
         if self._owner is not None and self._is_planned(interface):
             self._owner.alter(self.name, lambda plan: take_address(plan, self.name, interface, address))
             return
-        found = next((text for text in self._added if address in (text, text.split("/")[0])), None)
+        same = same_address(address)
+        found = next((text for text in self._added if same in (text, text.split("/")[0])), None)
         if found is None:
             raise PlanError(f"address {address!r}: {interface} of {self.name} has not been given it")
         plain, _, length = found.partition("/")
@@ -181,7 +191,7 @@ class Host(Links):
         returns, also after the interface was down, and as long as this host has an interface on that segment.
 
         Args:
-            to: ``"default"``, or a network such as ``"192.0.2.0/24"``.
+            to: ``"default"``, a network such as ``"192.0.2.0/24"``, or one host's address.
             via: A host on the same bridge or link, or an address; None for no route; ``"auto"`` for the one that is
                 worked out, again.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, parse_subnet
+from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, host_bounds, parse_subnet
 from ._checks import check_host_name, check_interface_name, check_mtu
 from ._errors import PlanError, hide_own_frames
 from ._port import PLAIN, Port
@@ -177,7 +177,7 @@ def add_segment(
     networks: dict[int, Network] = {}
     for version, word, value in ((4, "subnet", subnet), (6, "subnet6", subnet6)):
         if value is not None and value != AUTO:
-            networks[version] = parse_subnet(word, value, version)
+            networks[version] = parse_subnet(word, value, version, f"{'bridge' if bridged else 'link'} {name!r}")
     given = (*plan.given, *networks.values())
     automatic = plan.automatic
     wanted = [version for version, value in ((4, subnet), (6, subnet6)) if value == AUTO]
@@ -351,9 +351,12 @@ def next_free_address(plan: Plan, segment: str, network: Network, node: str) -> 
     start = plan.next_free.get((segment, network.version), 0)
     found = free_address(network, start, lambda address: (segment, address) in plan.owners)
     if found is None:
-        raise PlanError(
-            f"{node} finds no free address on {segment}: all of {network} are taken, or have been; ip=, ip6= say which"
-        )
+        how = f"all of {network} are taken, or have been; ip=, ip6= say which"
+        if free_address(network, 0, lambda address: (segment, address) in plan.owners) is None:
+            first, last = host_bounds(network)
+            word = "subnet" if network.version == 4 else "subnet6"
+            how = f"all of {network} are taken, it holds {last - first + 1} hosts; take a larger {word}= for {segment}"
+        raise PlanError(f"{node} finds no free address on {segment}: {how}")
     address, number = found
     return address, number + 1
 

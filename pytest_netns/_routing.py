@@ -10,11 +10,12 @@ from __future__ import annotations
 import operator
 from collections import Counter, deque
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import NamedTuple
 
 from ._plan import End, Plan
 
-__all__ = ["Route", "routes"]
+__all__ = ["Route", "reaches", "routes"]
 
 
 class Route(NamedTuple):
@@ -31,12 +32,22 @@ def routes(plan: Plan) -> dict[str, tuple[Route, ...]]:
     found = _worked_out(plan)
     for (node, version, destination), way in plan.fixed.items():
         others = [route for route in found.get(node, ()) if route[:2] != (version, destination)]
-        if way is not None and any(end.segment == way[1] and end.address(version) for end in plan.of_node[node]):
+        if way is not None and _still_reaches(plan, node, *way):
             others.append(Route(version, destination, *way))
         elif way is not None:
             continue  # it has left that segment
         found[node] = tuple(others)
     return found
+
+
+def reaches(end: End, address: IPv4Address | IPv6Address) -> bool:
+    """Whether an interface has an address in whose network another one is: the kernel sends there directly."""
+    return any(address in ip_interface(text).network for text in end.addresses)
+
+
+def _still_reaches(plan: Plan, node: str, address: str, segment: str) -> bool:
+    there = ip_address(address)
+    return any(end.segment == segment and reaches(end, there) for end in plan.of_node[node])
 
 
 def _worked_out(plan: Plan) -> dict[str, tuple[Route, ...]]:
@@ -84,8 +95,13 @@ class _Ways:
         self._known: dict[tuple[str, ...], tuple[Route, ...]] = {}
 
     def _at_home(self, end: End) -> bool:
-        """Whether others on its segment can send to it: not if its address has been taken away."""
-        return (end.segment, end.address(self._version)) in self._plan.owners
+        """Whether others on its segment can send to it: not if its address there has been taken away."""
+        return self._address(end) is not None
+
+    def _address(self, end: End) -> str | None:
+        """Its first address in its segment's network; what else it has been given is of other networks."""
+        plain = (text.split("/")[0] for text in end.addresses if (":" in text) == (self._version == 6))
+        return next((address for address in plain if (end.segment, address) in self._plan.owners), None)
 
     def _to(self, destination: str) -> dict[str, tuple[int, End]]:
         ways: dict[str, tuple[int, End]] = {}
@@ -115,7 +131,7 @@ class _Ways:
         own = tuple(
             end.segment
             for end in self._plan.of_node[node]
-            if end.segment in self._routers and end.address(self._version)  # else the kernel could not send there
+            if end.segment in self._routers and self._at_home(end)  # else the kernel could not send there
         )
         if self._plan.nodes[node].forwards:
             # With a default route a packet that has no way might go in circles (RFC 1812, 4.3.3.1).
@@ -133,7 +149,7 @@ class _Ways:
 
     def _route(self, segment: str | None, gateway: End) -> Route:
         """To a segment, or the default one."""
-        address = gateway.address(self._version)
+        address = self._address(gateway)
         assert address is not None
         return Route(self._version, segment and self._networks[segment], address, gateway.segment)
 

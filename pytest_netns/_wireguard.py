@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import os
 import socket
@@ -173,7 +172,7 @@ def check_key(word: str, value: object) -> str:
     try:
         if isinstance(value, str) and len(base64.b64decode(value, validate=True)) == 32:
             return value
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; so is what comes of letters that are not ASCII
         pass
     raise PlanError(f"{word} {value!r}: expected 32 bytes in base64, as wg genkey and WireGuard.public_key give them")
 
