@@ -15,7 +15,7 @@ import _socket
 import os
 import select
 
-from . import _channel, _ending, _kernel
+from . import _channel, _ending, _fresh, _kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,32 +31,6 @@ __all__ = ["Inner"]
 _FEW = 100
 #: For what one request takes.
 _SPARE = 64
-
-# A new namespace copies its IPv4 settings from the machine's, so a laptop, a Docker host and CI differ: what a test
-# relies on is set. IPv6 duplicate address detection would keep an address unusable for a second; it cannot find
-# anything here. IPv6 addresses of an interface that goes down stay, as IPv4 ones do.
-# (Documentation/networking/ip-sysctl.rst)
-_SETTINGS = {
-    "ipv4/conf/all/forwarding": "0",
-    "ipv4/conf/default/forwarding": "0",
-    "ipv4/conf/all/rp_filter": "0",
-    "ipv4/conf/default/rp_filter": "0",
-    "ipv4/conf/all/arp_ignore": "0",
-    "ipv4/conf/default/arp_ignore": "0",
-    "ipv4/conf/all/arp_announce": "0",
-    "ipv4/conf/default/arp_announce": "0",
-    "ipv4/conf/all/arp_filter": "0",
-    "ipv4/conf/default/arp_filter": "0",
-    "ipv6/conf/all/accept_dad": "0",
-    "ipv6/conf/default/accept_dad": "0",
-    "ipv6/conf/all/keep_addr_on_down": "1",
-}
-#: The kernel finds a setting by going through those of the same name in all namespaces of the machine, as far as they
-#: have been used and remembered (proc_sys_compare, fs/proc/proc_sysctl.c). What is to be for so many namespaces is
-#: written by way of a /proc that is forgotten afterwards: n namespaces would else take time for n * n.
-_MANY = 16
-#: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
-_SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
 
 
 class Inner:
@@ -84,8 +58,8 @@ class Inner:
         self.mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.outfitter: _outfit.Outfitter | None = None
         self.pool: _pool.Pool | None = None
-        self.settings = _to_write(self._settings())
-        self.settings_of_bridges = _to_write(_SETTINGS_OF_BRIDGES)
+        self.settings = _fresh.to_write(self._settings())
+        self.settings_of_bridges = _fresh.to_write(_fresh.SETTINGS_OF_BRIDGES)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
@@ -125,7 +99,7 @@ class Inner:
     def _settings(self) -> dict[str, str]:
         # Lets ping(8) use ICMP sockets without privilege; a user namespace maps only its own group.
         gid = os.getegid()
-        return {**_SETTINGS, "ipv4/ping_group_range": f"{gid}\t{gid}" if self.rootless else "0\t2147483647"}
+        return {**_fresh.SETTINGS, "ipv4/ping_group_range": f"{gid}\t{gid}" if self.rootless else "0\t2147483647"}
 
     def serve(self) -> None:
         """Work until the test process is gone or says quit; then have those inside end."""
@@ -224,7 +198,7 @@ class Inner:
             newest = os.dup(self.base)
             os.close(newest)
             self._make_room(newest, 2 * (hosts + bridges))
-        proc = _forgetful_proc() if hosts + bridges >= _MANY else None
+        proc = _fresh.forgetful_proc() if hosts + bridges >= _fresh.FORGOTTEN_FROM else None
         try:
             for number in range(hosts + bridges):
                 wanted = like[number - hosts] if number >= hosts else None
@@ -233,7 +207,7 @@ class Inner:
                     answer += taken[:2]
                     there[number] = taken[2]
                     continue
-                answer += _new_namespace(self.settings if number < hosts else self.settings_of_bridges, proc)
+                answer += _fresh.new_namespace(self.settings if number < hosts else self.settings_of_bridges, proc)
                 if wanted is not None:
                     self._open_pool().add(answer[-1])
         except BaseException:
@@ -263,7 +237,7 @@ class Inner:
 
     def do_netlink(self, fds: list[int]) -> Answer:
         with self._inside(fds[0]):
-            return None, [_netlink_socket()]
+            return None, [_fresh.netlink_socket()]
 
     def do_socket(self, fds: list[int], family: int, kind: int, protocol: int) -> Answer:
         with self._inside(fds[0]):
@@ -281,8 +255,8 @@ class Inner:
         path = "/proc/sys/net/" + name
         with self._inside(fds[0]):
             if value is not None:
-                _write(path, value)
-            return _read(path), []
+                _fresh.write(path, value)
+            return _fresh.read(path), []
 
     def do_files(self, fds: list[int], name: str | None, etc: tuple[str, str] | None) -> Answer:
         """What a host has of its own besides its network; what is forbidden here is left out.
@@ -444,19 +418,6 @@ class Inner:
                     os.close(waiter)
 
 
-def _to_write(wanted: dict[str, str]) -> list[tuple[str, bytes]]:
-    """What differs here from what is wanted; the same in every namespace made after this one."""
-    different = []
-    for name, value in wanted.items():
-        path = "/proc/sys/net/" + name
-        try:
-            if _read(path).strip() != value.encode():
-                different.append((path, value.encode()))
-        except OSError:
-            continue  # no IPv6 in this kernel, or a masked /proc
-    return different
-
-
 class _Inside:
     """A stay in a network namespace."""
 
@@ -468,51 +429,3 @@ class _Inside:
 
     def __exit__(self, *_: object) -> None:
         _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
-
-
-def _new_namespace(settings: list[tuple[str, bytes]], proc: int | None) -> list[int]:
-    """Enter a new network namespace; return a socket that speaks rtnetlink in it, and a descriptor of it."""
-    _kernel.unshare(_kernel.CLONE_NEWNET, "CLONE_NEWNET")
-    for path, value in settings:
-        try:
-            _write(path, value, proc)
-        except OSError as error:
-            if error.errno in _kernel.OUT_OF:
-                raise
-    netlink = _netlink_socket()
-    try:
-        return [netlink, _kernel.namespace_fd_of_socket(netlink)]
-    except OSError:
-        os.close(netlink)
-        raise
-
-
-def _netlink_socket() -> int:
-    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0).detach()
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65536)
-    finally:
-        os.close(fd)
-
-
-def _forgetful_proc() -> int | None:
-    try:
-        return _kernel.new_proc()
-    except OSError:  # Linux before 5.2, or a container that hides parts of /proc
-        return None
-
-
-def _write(path: str, value: bytes, proc: int | None = None) -> None:
-    """Write to a file; with ``proc``, to that of another /proc."""
-    if proc is not None:
-        path = path[len("/proc/") :]
-    # Unbuffered: a buffered write would lose the kernel's refusal.
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
-    try:
-        os.write(fd, value)
-    finally:
-        os.close(fd)

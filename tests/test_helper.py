@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pace import PACE, seconds
 
-from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, _ending, _helper, ping
+from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, _ending, _fresh, ping
 
 pytestmark = pytest.mark.kernel
 
@@ -128,7 +128,9 @@ def test_a_helper_that_dies_between_tests_is_replaced(pytester: pytest.Pytester)
         from pytest_netns import _broker, ping
 
         def test_kills(netns_pair):
-            os.kill(_broker.broker()._process.pid, signal.SIGKILL)
+            helper = _broker.broker()
+            os.kill(helper._process.pid, signal.SIGKILL)
+            assert helper._ends_within(60)
 
         def test_after(netns_pair):
             beijing, shanghai = netns_pair
@@ -377,16 +379,16 @@ def test_programs_of_other_hosts_go_on(netns_pair: Pair) -> None:
 
 def test_settings_that_differ_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test relies on is written where the machine's value is another, and only there."""
-    machine = dict.fromkeys(_helper._SETTINGS, b"0\n") | {"ipv4/conf/all/rp_filter": b"2\n"}
-    monkeypatch.setattr(_helper, "_read", lambda path: machine[path.removeprefix("/proc/sys/net/")])
-    written = dict(_helper._to_write(_helper._SETTINGS))
+    machine = dict.fromkeys(_fresh.SETTINGS, b"0\n") | {"ipv4/conf/all/rp_filter": b"2\n"}
+    monkeypatch.setattr(_fresh, "read", lambda path: machine[path.removeprefix("/proc/sys/net/")])
+    written = dict(_fresh.to_write(_fresh.SETTINGS))
     assert written.pop("/proc/sys/net/ipv4/conf/all/rp_filter") == b"0"
     assert written == {"/proc/sys/net/ipv6/conf/all/keep_addr_on_down": b"1"}
 
 
 def test_a_host_has_the_settings(netns: Host) -> None:
     """In a host they are as documented, whatever the machine's are."""
-    for name, value in _helper._SETTINGS.items():
+    for name, value in _fresh.SETTINGS.items():
         assert netns.sysctl(name) == value
 
 
