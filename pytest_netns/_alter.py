@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from . import _requests
 from ._change_steps import Alterations
@@ -13,10 +13,10 @@ from ._namespace import Namespace
 from ._requests import Request
 from ._steps import Steps
 
-__all__ = ["alter", "forget", "take_back"]
+__all__ = ["alter", "ask_to_leave", "forget", "take_back"]
 
-#: Of a route or an address that has gone by itself, or by a program's hand.
-_GONE = (errno.ESRCH, errno.EADDRNOTAVAIL)
+#: Of a route, an address or an interface that has gone by itself, or by a program's hand.
+_GONE = (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
 
 
 def alter(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
@@ -25,8 +25,7 @@ def alter(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
         for interface in interfaces:
             _keep_secondaries(namespaces[name], interface)
     for name, requests in changes.leave.items():
-        for request in requests:
-            _ask_to_leave(namespaces[name], request)
+        ask_to_leave(namespaces[name], requests)
     for move in changes.moves:
         target = namespaces[move.target].fileno()
         request = _requests.move_link(move.index, move.name, target, move.new_name)
@@ -41,12 +40,16 @@ def _keep_secondaries(namespace: Namespace, interface: str) -> None:
     namespace.broker.request("sysctl", path, b"1", fds=[namespace.fileno()])
 
 
-def _ask_to_leave(namespace: Namespace, request: Request) -> None:
+def ask_to_leave(namespace: Namespace, requests: Sequence[Request]) -> None:
+    """Ask for what there is to be no longer; that it has gone already is no failure."""
     try:
-        namespace.netlink.batch([request])
+        namespace.netlink.batch(requests)
     except KernelError as error:
         if error.errno not in _GONE:
             raise
+        if len(requests) > 1:  # the first of several that were refused, it may be for different reasons
+            for request in requests:
+                ask_to_leave(namespace, [request])
 
 
 def forget(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
@@ -55,13 +58,16 @@ def forget(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
         for index in indexes:
             namespaces[name].netlink.forget_neighbours(index)
     for name, requests in changes.forget.items():
-        for request in requests:
+        for request in requests if name in namespaces else ():
             with contextlib.suppress(KernelError):  # most know nothing of it
                 namespaces[name].netlink.batch([request])
 
 
 def take_back(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    """Ask for these changes, whatever is refused: ``todo`` leads back from a plan that was made in part."""
+    """Ask for these changes where something still is, whatever is refused.
+
+    ``todo`` leads back from a plan that was made in part; or on, where what goes has gone in part.
+    """
     from ._nat_load import load
 
     changes = todo.changes
@@ -70,9 +76,8 @@ def take_back(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
         changes.leave,
         changes.adjust,
         todo.settle,
-        changes.forget,
     ]
-    for name, (text, _) in todo.rules.items():
+    for name, text in ((name, text) for name, (text, _) in todo.rules.items() if name in namespaces):
         with contextlib.suppress(NetnsError):
             load(name, namespaces[name], text)
     for move in changes.moves:
@@ -82,6 +87,13 @@ def take_back(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
             namespaces[move.source].netlink.batch([request])
     for part in parts:
         for name, requests in part.items():
-            for request in requests:
+            for request in requests if name in namespaces else ():  # else it goes, or has gone
                 with contextlib.suppress(KernelError):
                     namespaces[name].netlink.batch([request])
+    ends = [(move.target, move.index) for move in changes.moves]
+    ends += [(name, index) for name, indexes in changes.strangers.items() for index in indexes]
+    for name, index in ends:  # a cable that is back has a carrier before the first packet
+        with contextlib.suppress(KernelError):
+            namespaces[name].netlink.settle(index)
+    with contextlib.suppress(KernelError):
+        forget(changes, namespaces)

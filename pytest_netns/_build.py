@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 from . import _requests
-from ._alter import alter, forget
+from ._alter import alter, ask_to_leave, forget
 from ._namespace import Namespace
 from ._netlink import Netlink
 from ._plan import BRIDGE_INDEX
@@ -98,7 +98,7 @@ def make(todo: Steps, namespaces: Mapping[str, Namespace], tell: Tell | None = N
 def _prepare(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     """What there is becomes what it is to be, before what is new."""
     for name, requests in todo.unplug.items():
-        namespaces[name].netlink.batch(requests)
+        ask_to_leave(namespaces[name], requests)
     if todo.changes:
         alter(todo.changes, namespaces)
     if todo.rules:

@@ -45,7 +45,7 @@ class Alterations:
     nodes: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.nodes)
+        return bool(self.nodes or self.leave)
 
 
 def add_changes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str, str]]) -> None:

@@ -60,6 +60,8 @@ class Life:
 
         Raises:
             PlanError: One belongs to another lab.
+            KernelError: The kernel refused a request. They have ended all the same, and as much of the rest is done as
+                the kernel does.
         """
         open_places = [place for place in places if not place.closed]
         self._check_own(*open_places)
@@ -67,12 +69,26 @@ class Life:
             return
         names = {place.name for place in open_places}
         self._asleep = {each for each in self._asleep if each[0] not in names}
-        self._show(remove(self._plan, names), names)
+        plan = remove(self._plan, names)
+        fewer = {name for name in plan.nodes if len(plan.of_node[name]) < len(self._plan.of_node[name])}
+        self._show(plan, names | fewer)
         try:
             if self._made is not NOTHING:
-                self.build()
+                self._build_without()
         finally:
             self._close(open_places)
+
+    def _build_without(self) -> None:
+        """Make a plan in which something is no longer. It ends in any case, so there is no way back, only one on."""
+        before = self._made
+        try:
+            self.build()
+        except BaseException:
+            places = {**self._hosts, **self._bridges}
+            there = {name: place.namespace for name, place in places.items() if not place.closed}
+            take_back(steps(before, self._plan, self._asleep), there)
+            self._made = self._plan
+            raise
 
     def _check_own(self, *places: object) -> None:
         for place in places:

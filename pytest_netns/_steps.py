@@ -197,14 +197,16 @@ def _add_routes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str,
             continue
         # Routes over an interface that has gone, or is switched off, have gone with it.
         awake = {end.segment for end in new.of_node[node] if (node, end.name) not in asleep}
-        requests = [
+        gone = [
             _requests.delete_route(*_words(route))
             for route in before.get(node, ())
             if route not in wanted and route.segment in awake
         ]
-        requests += [
-            _requests.add_route(*_words(route)) for route in these if route not in had and route.segment in awake
-        ]
+        if gone:
+            todo.changes.leave[node] = gone
+        # Where programs have run there may be a route of theirs.
+        ask = _requests.restore_route if node in old.nodes else _requests.add_route
+        requests = [ask(*_words(route)) for route in these if route not in had and route.segment in awake]
         if requests:
             todo.settle.setdefault(node, []).extend(requests)
 

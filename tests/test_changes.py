@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pace import seconds
+from programs import program
 from test_labs import _Requests
 
 from pytest_netns import Host, KernelError, Lab, PlanError, ping
@@ -284,6 +285,92 @@ def test_a_change_that_is_refused_at_any_request_leaves_the_lab_as_it_was(
             reached(client, server)
             reached(server, client)
         assert str(lab) != before or change == "set_route"
+
+
+#: What programs do in a host of which the lab is not told.
+MEDDLING = {
+    "flapped": "ip link set eth0 down; ip link set eth0 up",
+    "no default": "ip route del default",
+    "another default": "ip route replace default via 10.0.0.3",
+}
+
+
+class TestRemoving:
+    def places(self, lab: Lab, *, nat: bool = False) -> tuple[Host, Host]:
+        lan, wan = lab.bridge("lan"), lab.bridge("wan")
+        laptop, server = lab.host("laptop", lan), lab.host("server", wan)
+        lab.router("home", lan, wan, nat=wan if nat else None)
+        lab.router("backup", lan, wan)
+        lab.build()
+        return laptop, server
+
+    @pytest.mark.parametrize("command", MEDDLING.values(), ids=list(MEDDLING))
+    def test_what_a_program_has_taken_away_need_not_go(self, command: str, netns_lab: Lab) -> None:
+        """A route that is not there any more, or is another one, holds up neither the end of a router nor a new one."""
+        laptop, server = self.places(netns_lab)
+        laptop.run(command, shell=True, check=True)
+        netns_lab.remove(netns_lab["home"])
+        assert gateway(laptop) == "10.0.0.3"
+        reached(laptop, server)
+        netns_lab.remove(netns_lab["backup"])
+        laptop.run(["ip", "route", "replace", "default", "via", "10.0.0.77"], check=True)
+        router = netns_lab.router("new", *netns_lab.bridges.values())
+        assert gateway(laptop) == router.ip
+        reached(laptop, netns_lab.host("late", netns_lab.bridges["wan"]))
+
+    def test_an_interface_that_a_program_has_deleted(self, netns_lab: Lab) -> None:
+        """Its host ends, and so does its bridge, as any other."""
+        laptop, server = self.places(netns_lab)
+        server.run(["ip", "link", "del", "eth0"], check=True)
+        laptop.run(["ip", "link", "del", "eth0"], check=True)
+        netns_lab.remove(laptop)
+        netns_lab.remove(netns_lab.bridges["wan"])
+        reached(netns_lab.host("laptop", netns_lab.bridges["lan"]), netns_lab["home"])
+
+    @pytest.mark.parametrize(("name", "nat"), [("home", False), ("home", True), ("lan", False)])
+    def test_a_refused_request_leaves_a_lab_that_goes_on(
+        self, name: str, nat: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever it is: the error says so, what was to end has ended, and the next one may have its name."""
+        if nat:
+            program("nft")
+        for number in range(1000):
+            with Lab() as lab:
+                laptop, server = self.places(lab, nat=nat)
+                place = lab.bridges[name] if name in lab.bridges else lab[name]
+                requests = _Requests(monkeypatch)
+                requests.refuse_number(number)
+                met = refused_change(lambda lab, place=place: lab.remove(place), lab)  # type: ignore[misc]
+                requests.allow()
+                assert place.closed
+                if name == "lan":
+                    assert list(laptop.interfaces) == ["lo"]
+                    lan = lab.bridge("lan")
+                    for host in (laptop, lab["home"]):
+                        lab.connect(host, lan)
+                else:
+                    assert gateway(laptop) == lab["backup"].ip
+                    lab.router("home", *lab.bridges.values())
+                reached(laptop, server)
+                reached(laptop, lab.host("late", lab.bridges["wan"]))
+                if met is None:
+                    assert number > 1
+                    break
+                assert met.errno == errno.ENOMEM
+
+    def test_the_addresses_of_others_go_with_what_they_were_on(self, netns_lab: Lab) -> None:
+        """A host has a first address as long as it is there: not that of a bridge or a link that has gone."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        host, other = netns_lab.host("host", lan, wan), netns_lab.host("other", wan)
+        netns_lab.link(other, netns_lab.host("third"))
+        netns_lab.build()
+        netns_lab.remove(lan)
+        assert (host.ip, host.ip6) == ("10.0.1.1", "fd00:10:0:1::1")
+        reached(other, host)
+        netns_lab.remove(wan)
+        assert (host.ip, host.ip6, other.ip) == (None, None, "10.0.2.1")
+        netns_lab.remove(netns_lab["third"])
+        assert (other.ip, other.ip6) == (None, None)
 
 
 class TestWithARouter:
