@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import struct
 from collections.abc import Mapping, Sequence
 
 from . import _requests
 from ._change_steps import Alterations
 from ._errors import KernelError, NetnsError
 from ._namespace import Namespace
+from ._netlink import Netlink
 from ._requests import Request
 from ._steps import Steps
 
@@ -17,6 +19,9 @@ __all__ = ["alter", "ask_to_leave", "forget", "take_back"]
 
 #: Of a route, an address or an interface that has gone by itself, or by a program's hand.
 _GONE = (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
+_AT_A_TIME = 32
+_NEIGHBOUR = struct.Struct("=16x8xH")  # nlmsghdr; ndmsg: family, index, state
+_WRITTEN_DOWN = 0x40 | 0x80  # NUD_NOARP, NUD_PERMANENT (linux/neighbour.h)
 
 
 def alter(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
@@ -57,10 +62,21 @@ def forget(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
     for name, indexes in changes.strangers.items():
         for index in indexes:
             namespaces[name].netlink.forget_neighbours(index)
-    for name, requests in changes.forget.items():
-        for request in requests if name in namespaces else ():
-            with contextlib.suppress(KernelError):  # most know nothing of it
-                namespaces[name].netlink.batch([request])
+    for name, neighbours in changes.forget.items():
+        if name in namespaces:
+            _forget(namespaces[name].netlink, neighbours)
+
+
+def _forget(netlink: Netlink, neighbours: Sequence[tuple[int, str]]) -> None:
+    """Those by interface and address that are known, unless somebody has written them down."""
+    for start in range(0, len(neighbours), _AT_A_TIME):
+        some = neighbours[start : start + _AT_A_TIME]
+        if not netlink.attempt([_requests.get_neighbour(*each) for each in some])[0]:
+            continue  # the rule, and one send
+        for each in some:
+            known, _ = netlink.attempt([_requests.get_neighbour(*each)])
+            if known and not _NEIGHBOUR.unpack_from(known[0])[0] & _WRITTEN_DOWN:
+                netlink.attempt([_requests.delete_neighbour(*each)])
 
 
 def take_back(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:

@@ -37,15 +37,15 @@ class Alterations:
     leave: dict[str, list[_requests.Request]] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     adjust: dict[str, list[_requests.Request]] = field(default_factory=dict)
-    #: At the end, in hosts: what is known of neighbours with addresses that others have now.
-    forget: dict[str, list[_requests.Request]] = field(default_factory=dict)
+    #: At the end, in hosts: neighbours, by interface and address, where the address is somebody's anew.
+    forget: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     #: Interfaces, by index, that see other neighbours now.
     strangers: dict[str, list[int]] = field(default_factory=dict)
     #: Hosts of which something has changed.
     nodes: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.leave)
+        return bool(self.nodes or self.leave or self.forget)
 
 
 def add_changes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str, str]]) -> None:
@@ -58,6 +58,8 @@ def add_changes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str,
     changes = todo.changes
     for end in new.ends:
         was = were.get((end.node, end.name))
+        if was is None:
+            _add_forgetting(todo, old, end, end.addresses)
         if was is None or was is end:
             continue
         changes.nodes.add(end.node)
@@ -109,8 +111,13 @@ def _add_addresses(todo: Steps, plan: Plan, was: End, end: End, *, awake: bool) 
             if ":" in address and awake:
                 packed = socket.inet_pton(socket.AF_INET6, address)
                 todo.ready.setdefault(end.node, ([], []))[1].append((end.index, packed))
-        if text not in was.addresses or was.segment != end.segment:
-            for other in plan.on_segment[end.segment]:
-                if other.node != end.node:
-                    request = _requests.delete_neighbour(other.index, address)
-                    todo.changes.forget.setdefault(other.node, []).append(request)
+    anew = [text for text in end.addresses if text not in was.addresses or was.segment != end.segment]
+    _add_forgetting(todo, plan, end, anew)
+
+
+def _add_forgetting(todo: Steps, plan: Plan, end: End, addresses: Collection[str]) -> None:
+    """Others on its segment may know somebody else by these addresses, or have asked for them in vain."""
+    for other in plan.on_segment.get(end.segment, ()) if addresses else ():
+        if other.node != end.node:
+            neighbours = ((other.index, text.partition("/")[0]) for text in addresses)
+            todo.changes.forget.setdefault(other.node, []).extend(neighbours)

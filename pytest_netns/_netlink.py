@@ -80,6 +80,17 @@ class Netlink:
         return answers
 
     def _batch(self, requests: Sequence[Request]) -> list[bytes]:
+        answers, failure = self.attempt(requests)
+        if failure is not None:
+            raise failure
+        return answers
+
+    def attempt(self, requests: Sequence[Request]) -> tuple[list[bytes], KernelError | None]:
+        """Send a few requests; what was answered, and the first refusal."""
+        with self._lock:
+            return self._attempt(requests)
+
+    def _attempt(self, requests: Sequence[Request]) -> tuple[list[bytes], KernelError | None]:
         first, last = self._sequence + 1, self._sequence + len(requests)
         self._sequence = last
         frame = bytearray()
@@ -105,9 +116,7 @@ class Netlink:
                 answers.append(message)
             else:
                 self._keep(message)
-        if failure is not None:
-            raise failure
-        return answers
+        return answers, failure
 
     def dump(self, number: int, family: int = 0) -> list[Any]:
         """Every object of one kind, decoded by pyroute2."""

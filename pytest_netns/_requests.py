@@ -27,6 +27,7 @@ __all__ = [
     "delete_route",
     "flush_learned",
     "get_link",
+    "get_neighbour",
     "isolate_port",
     "move_link",
     "restore_route",
@@ -39,8 +40,8 @@ __all__ = [
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 _REQUEST, _EXCL_CREATE, _REPLACE_CREATE = 0x1, 0x600, 0x500
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELNEIGH = 16, 17, 18, 20, 21, 24, 25, 29
-_SETLINK = 19
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 18, 20, 21, 24, 25
+_SETLINK, _DELNEIGH, _GETNEIGH = 19, 29, 30
 _IFF_UP = 0x1
 _PVID_UNTAGGED = 0x2 | 0x4  # linux/if_bridge.h
 _IFA_F_NODAD = 0x02
@@ -368,8 +369,24 @@ def delete_route(version: int, destination: str | None, via: str) -> Request:
     return _route("delete", version, destination, via)
 
 
+@functools.cache
+def _neighbour_template(number: int, version: int) -> _Template:
+    blank = _AN_ADDRESS[version]
+    family = int(_FAMILY[version])
+    data = _encode("neighbour", number, 0, family=family, ifindex=_AN_INDEX, attrs=[("NDA_DST", blank)])
+    return _Template(data, {"index": _four(_AN_INDEX), "address": _packed(version, blank)})
+
+
+def _neighbour(number: int, index: int, address: str) -> bytes:
+    version = 6 if ":" in address else 4
+    return _neighbour_template(number, version).fill(index=_four(index), address=_packed(version, address))
+
+
+def get_neighbour(index: int, address: str) -> Request:
+    """What is known of a neighbour."""
+    return Request(_neighbour(_GETNEIGH, index, address), f"read neighbour {address}")
+
+
 def delete_neighbour(index: int, address: str) -> Request:
     """What is known of a neighbour, no longer."""
-    family = _FAMILY[6 if ":" in address else 4]
-    data = _encode("neighbour", _DELNEIGH, 0, family=int(family), ifindex=index, attrs=[("NDA_DST", address)])
-    return Request(data, f"forget neighbour {address}")
+    return Request(_neighbour(_DELNEIGH, index, address), f"forget neighbour {address}")

@@ -149,6 +149,34 @@ class TestAddresses:
             holders = [other, holder]
         assert {"10.0.0.100/24", "fd00:10::100/64"} <= set(shown(first))
 
+    def test_an_address_is_a_new_host_s(self, netns_lab: Lab) -> None:
+        """Of one that has ended, that nobody had, or that was taken away: at the first packet, from each neighbour."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        client, server = netns_lab.host("client", lan), netns_lab.host("server", wan)
+        given = {"ip": "10.0.0.77", "ip6": "fd00:10::77"}
+        for address in given.values():
+            assert not ping(client, address, timeout=0.01)
+        router = netns_lab.router("r", lan, wan, **given)  # type: ignore[arg-type]
+        reached(client, router)
+        reached(client, server)
+        netns_lab.remove(router)
+        reached(client, netns_lab.router("r", lan, wan, **given))  # type: ignore[arg-type]
+        reached(client, server)
+        for address in given.values():
+            netns_lab["r"].remove_address("eth0", address)
+        netns_lab.connect(server, lan, **given)  # type: ignore[arg-type]
+        for address in given.values():
+            assert ping(client, address, timeout=PATIENT).max < AT_ONCE  # type: ignore[operator]
+
+    def test_a_neighbour_that_was_written_down_stays(self, netns_lab: Lab) -> None:
+        """Whoever comes with its address."""
+        client = netns_lab.host("client", netns_lab.bridge("lan"))
+        command = ["ip", "neigh", "add", "10.0.0.77", "lladdr", "02:00:00:00:00:77", "dev", "eth0"]
+        client.run(command, check=True)
+        netns_lab.host("other", netns_lab.bridges["lan"], ip="10.0.0.77")
+        shown = client.run(["ip", "neigh"], capture_output=True, text=True).stdout
+        assert "10.0.0.77 dev eth0 lladdr 02:00:00:00:00:77 PERMANENT" in shown
+
     def test_a_router_s_address_changes(self, netns_lab: Lab) -> None:
         """The routes of others lead over the one it has now; without any, over another router."""
         lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
