@@ -9,7 +9,7 @@ from dataclasses import replace
 from ._addresses import address_in
 from ._checks import check_mtu
 from ._errors import PlanError, hide_own_frames
-from ._plan import AUTO, NOTHING, End, Node, Plan, free_port_name, next_free_address
+from ._plan import AUTO, NOTHING, End, Node, Plan, Way, free_port_name, next_free_address
 from ._port import PLAIN
 from ._routing import reaches
 
@@ -208,7 +208,12 @@ def remove(plan: Plan, names: Collection[str]) -> Plan:
         on_segment={name: tuple(end for end in plan.on_segment[name] if stays(end)) for name in segments},
         of_node={name: tuple(end for end in plan.of_node[name] if stays(end)) for name in nodes},
         owners=_owners_left(plan, nodes, segments, stays),
-        fixed={key: way for key, way in plan.fixed.items() if key[0] in nodes},
+        next_free={key: number for key, number in plan.next_free.items() if key[0] not in lost},
+        fixed={
+            key: way
+            for key, way in plan.fixed.items()
+            if key[0] in nodes and (way is None or (way.segment not in lost and way.host not in names))
+        },
     )
 
 
@@ -271,8 +276,8 @@ def route_destination(to: object) -> tuple[str | None, tuple[int, ...]]:
     return str(network), (network.version,)
 
 
-def ways_to(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, str, str]]:
-    """How a node sends by way of a host of the plan, or an address: IP version, address, segment.
+def ways_to(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, Way]]:
+    """How a node sends by way of a host of the plan, or an address, by IP version.
 
     Raises:
         PlanError: They have no segment in common; or no interface of the node is in a network of that address.
@@ -287,12 +292,12 @@ def ways_to(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[
         raise PlanError(f"route via {via!r}: expected an address of the same IP version as the destination's")
     for end in plan.of_node[node]:
         if reaches(end, there):
-            return [(there.version, str(there), end.segment)]
+            return [(there.version, Way(str(there), end.segment))]
     raise PlanError(f"route via {via!r}: {node} has no interface in a network of this address")
 
 
-def _ways_to_node(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, str, str]]:
-    ways: dict[int, tuple[int, str, str]] = {}
+def _ways_to_node(plan: Plan, node: str, via: str, versions: Collection[int]) -> list[tuple[int, Way]]:
+    ways: dict[int, Way] = {}
     both = [(end, other) for end in plan.of_node[node] for other in plan.on_segment[end.segment] if node != via]
     for end, other in both:
         if other.node != via:
@@ -300,21 +305,26 @@ def _ways_to_node(plan: Plan, node: str, via: str, versions: Collection[int]) ->
         for text in other.addresses:
             there = ipaddress.ip_interface(text).ip
             if there.version in versions and reaches(end, there):
-                ways.setdefault(there.version, (there.version, str(there), end.segment))
+                ways.setdefault(there.version, Way(str(there), end.segment, via))
     if not ways:
         raise PlanError(f"route via {via}: {node} and {via} are on no common bridge with addresses there")
-    return list(ways.values())
+    return list(ways.items())
 
 
 def fix_route(plan: Plan, node: str, to: object, via: str | None) -> Plan:
     """The plan with a route as it is said, instead of the one that would be worked out; ``via`` None for none.
 
-    ``via`` ``"auto"`` is the one that is worked out, again. A route holds while the node has an end on its segment.
+    ``via`` ``"auto"`` is the one that is worked out, again. A route holds while the node has an
+    end on its segment, and until the host that it leads over is removed.
 
     Raises:
         PlanError: It cannot be.
     """
     destination, versions = route_destination(to)
+    if destination is not None and via != AUTO:
+        for end in plan.of_node[node]:
+            if any(str(ipaddress.ip_interface(text).network) == destination for text in end.addresses):
+                raise PlanError(f"route to {to!r}: {node} is in this network itself, by {end.name}")
     fixed = dict(plan.fixed)
     for version in versions:
         fixed[node, version, destination] = None
@@ -322,6 +332,8 @@ def fix_route(plan: Plan, node: str, to: object, via: str | None) -> Plan:
             del fixed[node, version, destination]
     if via not in (None, AUTO):
         assert via is not None
-        for version, address, segment in ways_to(plan, node, via, versions):
-            fixed[node, version, destination] = address, segment
+        ways = dict(ways_to(plan, node, via, versions))
+        known = next(iter(ways.values()))
+        for version in versions:  # none in the other one, as long as that holds
+            fixed[node, version, destination] = ways.get(version) or known._replace(address=None)
     return replace(plan, fixed=fixed)

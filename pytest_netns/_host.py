@@ -188,7 +188,8 @@ class Host(Links):
         """Send packets for a network by way of a neighbour, from now on, instead of the way that was worked out.
 
         ``laptop.set_route("default", backup)`` switches the default route, of IPv4 and IPv6. It is there when this
-        returns, also after the interface was down, and as long as this host has an interface on that segment.
+        returns, also after the interface was down, as long as this host has an interface on that segment, and until
+        ``backup`` is removed.
 
         Args:
             to: ``"default"``, a network such as ``"192.0.2.0/24"``, or one host's address.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, host_bounds, parse_subnet
 from ._checks import check_host_name, check_interface_name, check_mtu
@@ -26,6 +26,7 @@ __all__ = [
     "Node",
     "Plan",
     "Segment",
+    "Way",
     "add_end",
     "add_link",
     "add_node",
@@ -108,6 +109,14 @@ class End:
         return next((text.split("/")[0] for text in self.addresses if (":" in text) == (version == 6)), None)
 
 
+class Way(NamedTuple):
+    """Where a route leads that users have given: over an address on a segment, or over none; it may be a host's."""
+
+    address: str | None
+    segment: str
+    host: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What a lab consists of. Plans are told apart by identity: comparing large ones would take long."""
@@ -123,8 +132,8 @@ class Plan:
     next_free: Mapping[tuple[str, int], int] = field(default_factory=dict)
     #: Networks that users have given: automatic ones keep clear of them, and of each other by counting.
     given: tuple[Network, ...] = ()
-    #: Routes that users have given, by node, IP version and destination: address and segment, or None for no route.
-    fixed: Mapping[tuple[str, int, str | None], tuple[str, str] | None] = field(default_factory=dict)
+    #: Routes that users have given, by node, IP version and destination; None for no route.
+    fixed: Mapping[tuple[str, int, str | None], Way | None] = field(default_factory=dict)
     #: How many automatic subnets, nodes and ends there have been.
     automatic: int = 0
     nodes_made: int = 0

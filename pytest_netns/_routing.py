@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import NamedTuple
 
-from ._plan import End, Plan
+from ._plan import End, Plan, Way
 
 __all__ = ["Route", "reaches", "routes"]
 
@@ -31,11 +31,14 @@ def routes(plan: Plan) -> dict[str, tuple[Route, ...]]:
     """The routes of every node that has any: those worked out, and in their place those that users have given."""
     found = _worked_out(plan)
     for (node, version, destination), way in plan.fixed.items():
+        if destination is not None and _is_in(plan, node, destination):
+            continue  # it has come there since
         others = [route for route in found.get(node, ()) if route[:2] != (version, destination)]
-        if way is not None and _still_reaches(plan, node, *way):
-            others.append(Route(version, destination, *way))
-        elif way is not None:
-            continue  # it has left that segment
+        if way is not None:
+            if not _holds(plan, node, way):
+                continue  # it has left that segment
+            if way.address is not None:
+                others.append(Route(version, destination, way.address, way.segment))
         found[node] = tuple(others)
     return found
 
@@ -45,9 +48,17 @@ def reaches(end: End, address: IPv4Address | IPv6Address) -> bool:
     return any(address in ip_interface(text).network for text in end.addresses)
 
 
-def _still_reaches(plan: Plan, node: str, address: str, segment: str) -> bool:
-    there = ip_address(address)
-    return any(end.segment == segment and reaches(end, there) for end in plan.of_node[node])
+def _holds(plan: Plan, node: str, way: Way) -> bool:
+    on = [end for end in plan.of_node[node] if end.segment == way.segment]
+    if way.address is None:
+        return bool(on)
+    there = ip_address(way.address)
+    return any(reaches(end, there) for end in on)
+
+
+def _is_in(plan: Plan, node: str, network: str) -> bool:
+    ends = plan.of_node[node]
+    return any(str(ip_interface(text).network) == network for end in ends for text in end.addresses)
 
 
 def _worked_out(plan: Plan) -> dict[str, tuple[Route, ...]]:
@@ -155,8 +166,9 @@ class _Ways:
 
     def _gateways(self, own: tuple[str, ...]) -> dict[str, End]:
         found = {}
+        here = {self._networks[segment] for segment in own}  # two bridges may have one network
         for destination in self._segments:
-            if destination in own:
+            if self._networks[destination] in here:
                 continue
             there = self._ways[destination]
             ways = [there[segment] for segment in own if segment in there]

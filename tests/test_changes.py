@@ -117,6 +117,8 @@ class TestReplugging:
             (lambda: one.set_route("192.0.2.0/24", "fd00:10::2"), "same IP version"),
             (lambda: one.set_route("default", "gw"), "expected a host of the lab"),
             (lambda: one.set_route("default", one), "no common bridge"),
+            (lambda: one.set_route("10.0.2.0/24", other), "one is in this network itself, by eth1"),
+            (lambda: one.set_route("fd00:10::/64", None), "one is in this network itself, by eth0"),
         )
         for use, message in wrong:
             with pytest.raises(PlanError, match=message):
@@ -240,6 +242,37 @@ class TestRoutes:
         assert gateway(client) == "10.0.0.3"
         assert ping(client, server, timeout=PATIENT)
         assert not ping(client, str(server.ip6), timeout=0.01)
+
+    def test_it_goes_with_what_it_leads_over(self, netns_lab: Lab) -> None:
+        """Then the one that is worked out is there; a new bridge or host of the same name has nothing to do with it."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        client, server = netns_lab.host("client", lan, wan), netns_lab.host("server", netns_lab.bridge("far"))
+        main, backup = (netns_lab.router(name, lan, netns_lab.bridges["far"]) for name in ("main", "backup"))
+        client.set_route("default", backup)
+        assert gateway(client) == backup.ip
+        netns_lab.remove(backup)
+        netns_lab.router("backup", wan, netns_lab.bridges["far"])
+        assert gateway(client) == main.ip
+        reached(client, server)
+        client.set_route("default", "10.0.0.99")
+        assert gateway(client) == "10.0.0.99"
+        netns_lab.remove(lan)
+        netns_lab.connect(client, netns_lab.bridge("lan", "192.168.5.0/24"))
+        assert gateway(client) == netns_lab["backup"].ip
+        reached(client, server)
+
+    def test_whoever_comes_into_a_network_needs_no_route_to_it(self, netns_lab: Lab) -> None:
+        """One that was given before leads there again when it is out of it."""
+        lan, wan = netns_lab.bridge("lan"), netns_lab.bridge("wan")
+        client, gate = netns_lab.host("client", lan), netns_lab.host("gate", lan, wan)
+        server = netns_lab.host("server", wan)
+        client.set_route("10.0.1.0/24", gate)
+        netns_lab.connect(client, wan)
+        command = ["ip", "-4", "route", "show", "10.0.1.0/24"]
+        assert "dev eth1 proto kernel" in client.run(command, capture_output=True, text=True).stdout
+        reached(client, server)
+        client["eth1"].replug(lan)
+        assert "via 10.0.0.2 dev eth0" in client.run(command, capture_output=True, text=True).stdout
 
     def test_a_network_by_way_of_a_host(self, netns_lab: Lab) -> None:
         """One that the plan does not know; None takes it away."""

@@ -227,3 +227,12 @@ def test_a_link_joins_two() -> None:
     with pytest.raises(PlanError, match="a cannot be joined to itself"):
         add_link(plan, "a", "a")
     assert list(remove(plan, {"a"}).of_node["b"]) == []
+
+
+def test_the_addresses_of_a_link_are_free_when_it_is_gone() -> None:
+    """As often as one of its nodes is removed and comes again."""
+    plan = add_node(NOTHING, "a")
+    for _ in range(5):
+        plan = add_link(add_node(plan, "b"), "a", "b", "10.9.0.0/30", None)
+        assert [end.addresses for end in plan.ends] == [("10.9.0.1/30",), ("10.9.0.2/30",)]
+        plan = remove(plan, {"b"})

@@ -103,6 +103,18 @@ def test_the_shortest_way_is_taken_and_of_equal_ones_the_first() -> None:
     assert follow(shortcut, "one", "10.0.2.1", 4) == ["one", "ac", "three"]
 
 
+def test_a_network_that_a_node_is_on_needs_no_route() -> None:
+    """Another bridge may have the same one: a route to it would be in the way of the neighbours."""
+    plan = NOTHING
+    for bridge, subnet in (("near", "10.9.0.0/24"), ("mid", "10.8.0.0/24"), ("far", "10.9.0.0/24")):
+        plan = add_segment(plan, bridge, subnet, None)
+    for name, forwards, on in (("one", False, "near"), ("r1", True, "near mid"), ("r2", True, "mid far")):
+        plan = add_node(plan, name, forwards=forwards)
+        for bridge in on.split():
+            plan = add_end(plan, name, bridge)
+    assert routes(plan) == {"one": (Route(4, None, "10.9.0.2", "near"),)}
+
+
 def test_routes_heal_when_a_router_is_removed() -> None:
     """Without a router the other way around is taken; without that one there is none."""
     ring = lab("abcd", {"one": "a", "three": "c"}, {"ab": "a b", "bc": "b c", "cd": "c d", "da": "d a"})
