@@ -135,5 +135,5 @@ def check_mac(word: str, value: object) -> str:
     parts = value.lower().split(":") if isinstance(value, str) else []
     octets = [int(part, 16) for part in parts if len(part) == 2 and set(part) <= set("0123456789abcdef")]
     if len(parts) != 6 or len(octets) != 6 or octets[0] & 1 or not any(octets):
-        raise PlanError(f"{word} {value!r}: expected six octets such as '02:00:00:00:01:00', and no group address")
+        raise PlanError(f"{word} {value!r}: expected six octets such as '00:00:5e:00:53:01', and no group address")
     return ":".join(parts)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from ._addresses import address_in
+from ._apart import check_apart, check_mac_free
 from ._checks import check_mtu
 from ._errors import PlanError, hide_own_frames
 from ._plan import AUTO, NOTHING, End, Node, Plan, Way, free_port_name, next_free_address
@@ -150,6 +151,9 @@ def replug(plan: Plan, node: str, interface: str, segment: str, *, ip: str | Non
     old = _end(plan, node, interface)
     if not plan.segments[old.segment].bridged:
         raise PlanError(f"{interface} of {node} is one end of a direct link; only cables of bridges can be replugged")
+    if segment != old.segment:
+        check_apart(plan, node, segment, (end for end in plan.of_node[node] if end is not old))
+        check_mac_free(plan, segment, old.mac, f"{interface} of {node} has the hardware address {old.mac}")
     plan = _with(plan, old, bare := replace(old, addresses=()))
     addresses, next_free = [], dict(plan.next_free)
     for version, word, value in ((4, "ip", ip), (6, "ip6", ip6)):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Iterable
 
 from ._errors import PlanError, hide_own_frames
 
-__all__ = ["check_host_name", "check_interface_name", "check_mtu"]
+__all__ = ["check_host_name", "check_interface_name", "check_mtu", "check_resolvable"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -20,6 +22,21 @@ def check_host_name(value: object, word: str = "host name") -> None:
             f"{word} {value!r}: expected letters, digits, '-', '_' and '.', at most 63, "
             "beginning and ending with a letter or digit"
         )
+
+
+def check_resolvable(name: str, word: str, others: Iterable[str]) -> None:
+    """Refuse a host's name that programs would take for something else, or for that of another host."""
+    if name.lower() == "localhost":
+        raise PlanError(f"{word} {name!r}: every host is this to itself; expected another name")
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        pass
+    else:
+        raise PlanError(f"{word} {name!r}: programs would read it as an address; expected a name, and ip= or ip6=")
+    if name.lower() in map(str.lower, others):
+        other = next(other for other in others if other.lower() == name.lower())
+        raise PlanError(f"{word} {name!r}: there is {other!r}, which is the same to a resolver (RFC 4343)")
 
 
 def check_interface_name(value: object, word: str = "interface name") -> None:

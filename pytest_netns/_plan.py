@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._addresses import Network, address_in, automatic_subnet, check_mac, free_address, host_bounds, parse_subnet
-from ._checks import check_host_name, check_interface_name, check_mtu
+from ._apart import check_apart, check_mac_free
+from ._checks import check_host_name, check_interface_name, check_mtu, check_resolvable
 from ._errors import PlanError, hide_own_frames
 from ._port import PLAIN, Port
 
@@ -132,6 +133,8 @@ class Plan:
     next_free: Mapping[tuple[str, int], int] = field(default_factory=dict)
     #: Networks that users have given: automatic ones keep clear of them, and of each other by counting.
     given: tuple[Network, ...] = ()
+    #: Hardware addresses that users have given, without the first octet: automatic ones keep clear of them.
+    given_tails: frozenset[str] = frozenset()
     #: Routes that users have given, by node, IP version and destination; None for no route.
     fixed: Mapping[tuple[str, int, str | None], Way | None] = field(default_factory=dict)
     #: How many automatic subnets, nodes and ends there have been.
@@ -235,6 +238,7 @@ def add_node(plan: Plan, name: str, *, forwards: bool = False, routed: object = 
     check_host_name(name, word)
     if name in plan.nodes:
         raise PlanError(f"{word} {name!r}: there is a host of this name already")
+    check_resolvable(name, word, plan.nodes)
     if name in plan.segments and plan.segments[name].bridged:
         raise PlanError(f"{word} {name!r}: there is a bridge of this name")
     return replace(
@@ -280,6 +284,11 @@ def add_end(
         check_interface_name(name, "interface")
         if any(end.name == name for end in own):
             raise PlanError(f"interface {name!r}: {node} has one of this name already")
+    check_apart(plan, node, segment, own)
+    if mac is not None:
+        mac = check_mac("mac", mac)
+        check_mac_free(plan, segment, mac, f"mac {mac!r}")
+        plan = replace(plan, given_tails=plan.given_tails | {mac[3:]})
     owners, next_free, addresses = dict(plan.owners), dict(plan.next_free), []
     for version, word, value in ((4, "ip", ip), (6, "ip6", ip6)):
         network = on.network(version)
@@ -294,13 +303,13 @@ def add_end(
         owners[segment, address] = node
         addresses.append(f"{address}/{network.prefixlen}")
     # Tells node and interface, and is administered locally (IEEE 802).
-    tail = _free_tail(plan.nodes[node], own)
+    tail = _free_tail(plan, plan.nodes[node], own)
     end = End(
         node,
         segment,
         name,
         _FIRST_INDEX + 2 * plan.ends_made,
-        f"02:{tail}" if mac is None else check_mac("mac", mac),
+        mac or f"02:{tail}",
         tuple(addresses),
         free_port_name(plan, node, segment) if on.bridged else "",
         f"fe:{tail}" if on.bridged else "",
@@ -338,11 +347,12 @@ def _numbered(label: str) -> Iterator[str]:
     yield from (f"{label} {number}" for number in itertools.count(2))
 
 
-def _free_tail(node: Node, own: tuple[End, ...]) -> str:
+def _free_tail(plan: Plan, node: Node, own: tuple[End, ...]) -> str:
     """The end of a hardware address: tells the node and, within it, the interface."""
     for number in (len(own), *range(256)):
         tail = f"00:00:{node.number >> 8:02x}:{node.number & 255:02x}:{number:02x}"
-        if number < 256 and not any(end.mac.endswith(tail) or end.port_mac.endswith(tail) for end in own):
+        taken = tail in plan.given_tails or any(tail in (end.mac[3:], end.port_mac[3:]) for end in own)
+        if number < 256 and not taken:
             return tail
     raise PlanError(f"{node.name} has 256 interfaces; there are no more hardware addresses to tell them by")
 

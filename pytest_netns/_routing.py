@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import NamedTuple
 
+from ._errors import PlanError, hide_own_frames
 from ._plan import End, Plan, Way
 
 __all__ = ["Route", "reaches", "routes"]
+
+__tracebackhide__ = hide_own_frames
 
 
 class Route(NamedTuple):
@@ -146,9 +149,9 @@ class _Ways:
         )
         if self._plan.nodes[node].forwards:
             # With a default route a packet that has no way might go in circles (RFC 1812, 4.3.3.1).
-            return tuple(self._route(segment, gateway) for segment, gateway in self._gateways(own).items())
+            return tuple(self._route(segment, gateway) for segment, gateway in self._gateways(node, own).items())
         if own not in self._known:  # there may be hundreds of hosts on the same segments
-            self._known[own] = self._of_host(self._gateways(own))
+            self._known[own] = self._of_host(self._gateways(node, own))
         return self._known[own]
 
     def _of_host(self, gateways: Mapping[str, End]) -> tuple[Route, ...]:
@@ -164,8 +167,10 @@ class _Ways:
         assert address is not None
         return Route(self._version, segment and self._networks[segment], address, gateway.segment)
 
-    def _gateways(self, own: tuple[str, ...]) -> dict[str, End]:
-        found = {}
+    def _gateways(self, node: str, own: tuple[str, ...]) -> dict[str, End]:
+        """By segment: whom a node on these segments sends to. One of two equal networks cannot be meant."""
+        found: dict[str, End] = {}
+        by_network: dict[str, str] = {}
         here = {self._networks[segment] for segment in own}  # two bridges may have one network
         for destination in self._segments:
             if self._networks[destination] in here:
@@ -175,4 +180,11 @@ class _Ways:
             if ways:
                 # A router is never its own nearest: it would be on a segment that is nearer still.
                 _, found[destination] = min(ways, key=_distance)
+                other = by_network.setdefault(self._networks[destination], destination)
+                if found[other] != found[destination]:
+                    raise PlanError(
+                        f"{node} would have two ways to {self._networks[destination]}: to {other} by "
+                        f"{found[other].node}, to {destination} by {found[destination].node}. Give one another subnet, "
+                        "or hide them: router(…, nat=OUTSIDE) does it for IPv4"
+                    )
         return found

@@ -42,6 +42,7 @@ FLOORS = (
     "_addresses",
     "_port",
     "_checks",
+    "_apart",
     "_plan",
     "_routing",
     "_changing",

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pytest_netns import Lab, PlanError
-from pytest_netns._changing import fix_route, give_address, parse_address, take_address
+from pytest_netns._changing import fix_route, give_address, parse_address, replug, take_address
+from pytest_netns._nat import set_nat
 from pytest_netns._plan import NOTHING, Plan, add_end, add_link, add_node, add_segment
 from pytest_netns._reading import plan_from
 from pytest_netns._routing import Route, routes
@@ -122,6 +123,77 @@ class TestAddresses:
         assert give_address(plan, "laptop", "eth0", "192.168.1.1/16").of_node["laptop"][0].addresses[-1].endswith("/16")
         for spelt in ("fd00:0010::1", "FD00:10:0::1/64"):
             assert take_address(plan, "laptop", "eth0", spelt).of_node["laptop"][0].addresses == ("192.168.1.1/24",)
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["localhost", "LocalHost", "10.0.0.1", "0.0.0.0"])
+    def test_that_mean_something_else_are_refused(self, name: str) -> None:
+        """To every program: itself, or an address. What only looks like one is a name."""
+        with pytest.raises(PlanError, match=f"host name '{name}': "):
+            add_node(NOTHING, name)
+        assert list(add_node(add_node(NOTHING, "10"), "fe80").nodes) == ["10", "fe80"]
+
+    def test_are_told_apart_without_case(self) -> None:
+        """As resolvers do."""
+        with pytest.raises(PlanError, match=r"'LAPTOP': there is 'laptop', which is the same to a resolver"):
+            add_node(street(), "LAPTOP")
+
+
+class TestOverlaps:
+    @pytest.mark.parametrize(
+        ("one", "two"),
+        [(("10.0.0.0/24", None), ("10.0.0.0/25", None)), ((None, "fd00:1::/64"), (None, "fd00:1::/64"))],
+    )
+    def test_nobody_is_between_networks_that_overlap(self, one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
+        """Neither from the start nor by a cable; a router whose routes others make may be."""
+        plan = add_segment(add_segment(add_segment(NOTHING, "one", *one), "two", *two), "far", "192.0.2.0/24", None)
+        for forwards in (False, True):
+            with pytest.raises(PlanError, match=r"r cannot be on one .* and two .*, which overlap.*routes=False"):
+                add_end(add_end(add_node(plan, "r", forwards=forwards), "r", "one"), "r", "two")
+        there = add_end(add_end(add_node(plan, "r"), "r", "one"), "r", "far")
+        with pytest.raises(PlanError, match=r"r cannot be on one"):
+            replug(there, "r", "eth1", "two", ip="auto", ip6="auto")
+        assert replug(there, "r", "eth0", "two", ip="auto", ip6="auto").on_segment["one"] == ()  # it roams
+        free = add_node(plan, "r", forwards=True, routed=False)
+        assert len(add_end(add_end(free, "r", "one"), "r", "two").ends) == 2
+
+    def test_one_of_two_equal_networks_cannot_be_meant(self) -> None:
+        """Two homes may have the same as long as both hide it."""
+        networks = {"subnet": "192.168.1.0/24", "subnet6": False}
+        plan = plan_from(
+            {
+                "bridges": {"one": networks, "two": networks, "wan": {"subnet6": False}},
+                "hosts": {"server": {"bridges": ["wan"]}},
+                "routers": {f"home-{on}": {"bridges": [on, "wan"], "nat": "wan"} for on in ("one", "two")},
+            }
+        )
+        routes(plan)
+        open_one = set_nat(plan, "home-one", None)
+        message = r"server would have two ways to 192.168.1.0/24: to one by home-one, to two by home-two"
+        with pytest.raises(PlanError, match=message):
+            routes(set_nat(open_one, "home-two", None))
+
+
+class TestHardwareAddresses:
+    def test_automatic_ones_keep_clear_of_given_ones(self) -> None:
+        """On every segment, since cables move."""
+        plan = add_segment(add_segment(NOTHING, "lan"), "wan")
+        plan = add_end(add_node(plan, "a"), "a", "lan", mac="02:00:00:00:02:00")
+        plan = add_end(add_node(plan, "b"), "b", "wan")
+        plan = replug(plan, "b", "eth0", "lan", ip="auto", ip6="auto")
+        assert len({mac for end in plan.ends for mac in (end.mac, end.port_mac)}) == 4
+
+    def test_given_ones_are_on_a_segment_once(self) -> None:
+        """Whether a host has them or the bridge's port; and also by a cable."""
+        plan = add_segment(add_segment(NOTHING, "lan"), "wan")
+        plan = add_end(add_node(plan, "a"), "a", "lan")
+        plan = add_node(plan, "b")
+        for mac in (plan.ends[0].mac.upper(), plan.ends[0].port_mac):
+            with pytest.raises(PlanError, match=f"mac '{mac.lower()}': eth0 of a, or its port, has this .* on lan"):
+                add_end(plan, "b", "lan", mac=mac)
+        plan = add_end(plan, "b", "wan", mac=plan.ends[0].mac)
+        with pytest.raises(PlanError, match="eth0 of b has the hardware address 02:00:00:00:01:00: eth0 of a"):
+            replug(plan, "b", "eth0", "lan", ip="auto", ip6="auto")
 
 
 def test_a_key_is_ascii() -> None:
