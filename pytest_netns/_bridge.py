@@ -15,10 +15,8 @@ __tracebackhide__ = hide_own_frames
 class Bridge(Inside):
     """An L2 segment: a bridge in a namespace of its own."""
 
-    @property
-    def namespace(self) -> Namespace:
-        """Its network namespace; made now, with the whole lab, if it has not been."""
-        found = super().namespace
+    def _there(self) -> Namespace:
+        found = super()._there()
         found.like = None  # who asks for it may change it: it is kept for no other lab
         return found
 
