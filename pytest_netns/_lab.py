@@ -177,7 +177,8 @@ class Lab(Life):
             KeyError: There is none; the message lists those there are.
         """
         if name not in self._hosts:
-            raise KeyError(f"no host {name!r}; the lab has {', '.join(self._hosts) or 'none'}")
+            hint = f" (that is a bridge: lab.bridges[{name!r}])" if name in self._bridges else ""
+            raise KeyError(f"no host {name!r}{hint}; the lab has {', '.join(self._hosts) or 'none'}")
         return self._hosts[name]
 
     # Additions
@@ -262,7 +263,8 @@ class Lab(Life):
             nat: The bridge that is outside, where the router translates addresses as most homes' do; or ``Nat(BRIDGE,
                 …)`` for how it does. Needs the program nft.
             routes: False: it gets no routes itself, for whoever tests a program that makes them, such as bird or FRR.
-                Hosts take it for their gateway all the same.
+                Hosts take it for their gateway all the same. It may be between networks that overlap, which VRFs tell
+                apart.
         """
         from ._router import Router, as_nat
 

@@ -94,7 +94,10 @@ class Life:
         for place in places:
             own: Mapping[str, Inside] = self._bridges if isinstance(place, Bridge) else self._hosts
             if not isinstance(place, Inside):
-                raise PlanError(f"{place!r}: expected a bridge or host of this lab, such as lab.bridge('lan') gives")
+                such = "such as lab.bridge('lan') gives"
+                if isinstance(place, str) and (place in self._bridges or place in self._hosts):
+                    such = f"not its name: lab.{'bridges' if place in self._bridges else 'hosts'}[{place!r}]"
+                raise PlanError(f"{place!r}: expected a bridge or host of this lab, {such}")
             if own.get(place.name) is not place:
                 raise PlanError(f"{place!r} belongs to another lab")
 

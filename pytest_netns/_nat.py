@@ -150,6 +150,8 @@ def set_nat(plan: Plan, router: str, nat: Nat | None) -> Plan:
         raise PlanError(f"{router} is a host; nat is for routers")
     if nat is not None:
         on = list(dict.fromkeys(end.segment for end in plan.of_node[router]))
+        if nat.outside not in on and nat.outside in _KINDS:
+            raise PlanError(f"nat: {nat.outside!r} is a kind; expected the bridge, too: Nat(BRIDGE, {nat.outside!r})")
         if nat.outside not in on:
             raise PlanError(f"nat: outside {nat.outside!r}: {router} is not on it; it is on {', '.join(on) or 'none'}")
     elif node.port_forwards:
@@ -177,6 +179,12 @@ def set_forward(
     if to is not None:
         if to not in plan.nodes:
             raise PlanError(f"forward_port: there is no host {to!r}; there are {', '.join(plan.nodes)}")
+        on = {end.segment for end in plan.of_node[to] if end.addresses}
+        if to != router and on == {node.nat.outside}:
+            raise PlanError(
+                f"forward_port: {to} is only on {node.nat.outside}, outside of {router}: expected a host inside, which "
+                "outside cannot reach otherwise"
+            )
         if not address_behind(plan, router, to, 4) and not address_behind(plan, router, to, 6):
             raise PlanError(f"forward_port: {_why_not(plan, router, to)}")
         assert isinstance(port, int)

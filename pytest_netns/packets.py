@@ -282,12 +282,17 @@ def _address_of(source: Host, target: object) -> tuple[str, _Address]:
         raise TypeError(f"ping: target={target!r}: expected a host, an address or a name")
     address = target.ip if target.ip and (source.ip or not (source.ip6 and target.ip6)) else target.ip6
     if not address:
-        raise ValueError(f"ping: target={target!r}: expected a host with an address; {target.name} has none")
+        raise ValueError(
+            f"ping: target={target!r}: expected a host with an address; {target.name} has none"
+            f" that its plan or add_address has given. One that a program inside has got, by DHCP for one, is given as "
+            "text: ping(source, 'ADDRESS')"
+        )
     if other := source.namesake_of(target, address):
         owner = "the source itself" if other is source else other.name
         raise ValueError(
             f"ping: target={target!r}: this {target.name} is in another network than the source, {source.name}; there "
-            f"{address} belongs to {owner}. Give one of the two networks another subnet"
+            f"{address} belongs to {owner}. Give one of the two networks another subnet, or ping the router in "
+            f"front of {target.name} by its name"
         )
     return target.name, ipaddress.ip_address(address)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_netns import Lab, PlanError
+from pytest_netns import Lab, Nat, PlanError, ping
 from pytest_netns._changing import fix_route, give_address, parse_address, replug, take_address
-from pytest_netns._nat import set_nat
+from pytest_netns._nat import set_forward, set_nat
 from pytest_netns._plan import NOTHING, Plan, add_end, add_link, add_node, add_segment
 from pytest_netns._reading import plan_from
 from pytest_netns._routing import Route, routes
@@ -194,6 +194,41 @@ class TestHardwareAddresses:
         plan = add_end(plan, "b", "wan", mac=plan.ends[0].mac)
         with pytest.raises(PlanError, match="eth0 of b has the hardware address 02:00:00:00:01:00: eth0 of a"):
             replug(plan, "b", "eth0", "lan", ip="auto", ip6="auto")
+
+
+class TestNat:
+    def test_a_kind_alone_is_no_outside(self) -> None:
+        """What was meant is shown."""
+        with pytest.raises(PlanError, match=r"'symmetric' is a kind; .*: Nat\(BRIDGE, 'symmetric'\)"):
+            set_nat(street(), "home", Nat("symmetric"))
+
+    def test_no_port_leads_outside(self) -> None:
+        """Where everybody is reached without; a server of the router's own stays."""
+        plan = set_nat(street(), "home", Nat("wan"))
+        with pytest.raises(PlanError, match="server is only on wan, outside of home: expected a host inside"):
+            set_forward(plan, "home", 80, "server")
+        assert len(set_forward(plan, "home", 80, "home").nodes["home"].port_forwards) == 1
+
+
+def test_a_bridge_is_not_among_the_hosts() -> None:
+    """The message says where it is."""
+    with Lab() as lab:
+        lab.bridge("backup")
+        with pytest.raises(KeyError, match=r"that is a bridge: lab.bridges\['backup'\]"):
+            lab["backup"]
+        with pytest.raises(PlanError, match=r"'backup': expected a bridge .*: lab.bridges\['backup'\]"):
+            lab.host("a", "backup")  # type: ignore[arg-type]
+        with pytest.raises(PlanError, match=r"such as lab.bridge"):
+            lab.host("a", ["backup"])  # type: ignore[arg-type]
+
+
+def test_who_has_no_planned_address_is_pinged_by_text() -> None:
+    """A phone that has got one by DHCP, say: the plan does not know it, and the message tells."""
+    with Lab() as lab:
+        wire = lab.bridge("wire", None, None)
+        laptop, phone = lab.host("laptop", wire), lab.host("phone", wire)
+        with pytest.raises(ValueError, match=r"phone has none that .* DHCP .*: ping\(source, 'ADDRESS'\)"):
+            ping(laptop, phone)
 
 
 def test_a_key_is_ascii() -> None:
