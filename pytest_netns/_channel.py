@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = ["MAX_FDS", "TruncatedError", "receive", "receive_message", "send"]
+__all__ = ["MAX_FDS", "TruncatedError", "hand_over", "receive", "receive_message", "send"]
 
 _HEADER = 8
 _INT = 4
@@ -43,20 +43,42 @@ def send(sock: _socket.socket, value: Any, fds: Sequence[int] = ()) -> None:
         TypeError: ``value`` is more than plain (``marshal`` does not take it).
         ValueError: There are more descriptors than one message takes. Nothing has been sent in either case.
     """
+    frame = _frame(value, fds)
+    sent = _send_first(sock, frame, fds)
+    if sent < len(frame):
+        sock.sendall(frame[sent:])
+
+
+def hand_over(sock: _socket.socket, value: Any, fds: Sequence[int]) -> None:
+    """As :func:`send`, but ``fds`` are closed here, whatever happens, and before the frame is complete.
+
+    So whoever has received it has them alone, and when closing a socket ends it.
+    """
+    try:
+        frame = _frame(value, fds)
+        sent = _send_first(sock, frame[:_HEADER] if fds else frame, fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    if sent < len(frame):
+        sock.sendall(frame[sent:])
+
+
+def _frame(value: Any, fds: Sequence[int]) -> bytes:
     if len(fds) > MAX_FDS:
         raise ValueError(f"{len(fds)} descriptors cannot be sent to another process: {MAX_FDS} at most")
     try:
         data = marshal.dumps(value)
     except ValueError as error:
         raise TypeError(f"{value!r} cannot be sent to another process: {error}") from None
-    frame = len(data).to_bytes(_HEADER, sys.byteorder) + data
-    if fds:
-        packed = b"".join([fd.to_bytes(_INT, sys.byteorder) for fd in fds])
-        sent = sock.sendmsg([frame], [(SOL_SOCKET, SCM_RIGHTS, packed)])
-    else:
-        sent = sock.send(frame)
-    if sent < len(frame):
-        sock.sendall(frame[sent:])
+    return len(data).to_bytes(_HEADER, sys.byteorder) + data
+
+
+def _send_first(sock: _socket.socket, data: bytes, fds: Sequence[int]) -> int:
+    if not fds:
+        return sock.send(data)
+    packed = b"".join([fd.to_bytes(_INT, sys.byteorder) for fd in fds])
+    return sock.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, packed)])
 
 
 def receive(sock: _socket.socket) -> tuple[Any, list[int]]:

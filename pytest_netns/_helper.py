@@ -153,12 +153,9 @@ class Inner:
         else:
             reply, answer = self._perform(verb, arguments, fds)
         try:
-            _channel.send(channel, reply, answer)
+            _channel.hand_over(channel, reply, answer)
         except OSError:
             return False
-        finally:
-            for fd in answer:
-                os.close(fd)
         return True
 
     def _perform(self, verb: str, arguments: list[Any], fds: list[int]) -> Answer:
@@ -246,10 +243,6 @@ class Inner:
     def do_tun(self, fds: list[int], name: str, frames: bool) -> Answer:
         with self._inside(fds[0]):
             return None, [_kernel.open_tun(name, frames=frames)]
-
-    def do_nothing(self, _fds: list[int]) -> Answer:
-        """Whoever hears this knows that no descriptor of an earlier answer is still open here."""
-        return None, []
 
     def do_sysctl(self, fds: list[int], name: str, value: bytes | None) -> Answer:
         path = "/proc/sys/net/" + name

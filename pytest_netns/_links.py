@@ -286,8 +286,7 @@ class Links(Inside):
             what = f"create {'tap' if frames else 'tun'} {name}"
             raise _explained(KernelError(error.errno, f"{what}: {error.strerror}"), "tun", what) from None
         with contextlib.ExitStack() as undo:
-            undo.callback(os.close, fd)  # which ends it, if ours is the last
-            namespace.broker.request("nothing")
+            undo.callback(os.close, fd)  # which ends it
             made = Tun(namespace, name, self[name].index, fd)
             self._switch_on(made)
             undo.pop_all()

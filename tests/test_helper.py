@@ -602,6 +602,48 @@ def test_what_cannot_be_sent_is_refused_before_it_is_sent() -> None:
         assert _channel.receive(theirs) == ("next", [])
 
 
+def test_what_is_handed_over_is_theirs_alone() -> None:
+    """Whoever has the whole frame has the last descriptor, so that closing it ends what it is of."""
+    mine, theirs = socket.socketpair()
+    read, write = os.pipe2(os.O_NONBLOCK)
+    before_the_end = _Watched(mine, write)
+    with mine, theirs, os.fdopen(read, "rb") as pipe:
+        _channel.hand_over(before_the_end, ("ok", 7), [write])  # type: ignore[arg-type]
+        assert before_the_end.rest_sent_when_closed
+        value, (fd,) = _channel.receive(theirs)
+        os.write(fd, b"end")
+        os.close(fd)
+        assert (value, pipe.read()) == (("ok", 7), b"end")
+
+
+def test_what_cannot_be_handed_over_is_closed() -> None:
+    """Nobody is there to take it, or it is no plain value."""
+    mine, theirs = socket.socketpair()
+    theirs.close()
+    with mine:
+        for value, error in ((1, BrokenPipeError), (object(), TypeError)):
+            read, write = os.pipe()
+            with os.fdopen(read, "rb") as pipe:
+                with pytest.raises(error):
+                    _channel.hand_over(mine, value, [write])
+                assert pipe.read() == b""
+
+
+class _Watched:
+    """A socket, and whether a descriptor is still open when the end of a frame is sent."""
+
+    def __init__(self, mine: socket.socket, fd: int) -> None:
+        self.sendmsg = mine.sendmsg
+        self.rest_sent_when_closed = False
+        self._mine, self._fd = mine, fd
+
+    def sendall(self, data: bytes) -> None:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(self._fd)
+        self.rest_sent_when_closed = True
+        self._mine.sendall(data)
+
+
 def test_a_helper_that_cannot_start_is_explained(tmp_path: Path) -> None:
     """An interpreter that fails says so in the error, and all that was opened for it is closed."""
     fake = tmp_path / "python"
