@@ -21,6 +21,10 @@ __tracebackhide__ = hide_own_frames
 def reset(hosts: Iterable[Host], bridges: Iterable[Bridge]) -> None:
     """Forget what they have learned from packets, switch on what the lab has made, and count from now on."""
     places = [*hosts, *bridges]
+    for bridge in bridges:
+        for name, state in {bridge.name: bridge.state, **bridge.ports}.items():
+            if not state.up:
+                bridge[name].up()
     for host in hosts:
         for name, state in host.interfaces.items():
             if not state.up and host._is_planned(name):

@@ -55,6 +55,19 @@ def test_what_was_learned_is_forgotten_and_what_was_asked_for_stays(netns_lab: L
     assert running.poll() is None
 
 
+def test_bridges_and_their_ports_are_on_again(netns_lab: Lab) -> None:
+    """Each is switched on that was off, and carries the first packet."""
+    lan = netns_lab.bridge("lan")
+    one, other = netns_lab.host("one", lan), netns_lab.host("other", lan)
+    netns_lab.build()
+    for name in (*lan.ports, lan.name):
+        lan[name].down()
+        assert not ping(one, other, timeout=0.1)
+        netns_lab.reset()
+        assert lan.interfaces[name].up
+        assert ping(one, other, timeout=min(0.9, seconds(0.5)))
+
+
 def test_what_bridges_have_learned_is_forgotten(netns_lab: Lab) -> None:
     """Where no host sends by itself, which IPv6 would, the table is empty."""
     lan = netns_lab.bridge("lan", subnet6=None)
