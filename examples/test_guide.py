@@ -290,6 +290,9 @@ def test_behind_nat(netns_lab: Lab) -> None:
         listener.bind((laptop.ip, 80))
         listener.listen()
         client.connect(("203.0.113.2", 8080))
+        server.call(lambda: socket.create_connection(("home", 8080), timeout=5).close())
+    home.forward_port(8080, None)
+    assert not home.port_forwards
     home.set_nat(Nat(wan, "symmetric"))
     home.flush_nat()
     assert "NAT to wan: symmetric" in str(netns_lab)

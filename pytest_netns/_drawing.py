@@ -50,7 +50,7 @@ def _caption(plan: Plan, *, made: bool) -> str:
         "link": len(plan.segments) - len(plan.bridges),
     }
     words = [f"{count} {word}{'s' * (count > 1)}" for word, count in parts.items() if count]
-    return f"{', '.join(words) or 'an empty lab'}; {'as it was found' if made else 'as planned'}"
+    return f"{', '.join(words) or 'an empty lab'}; {'as it stood when drawn' if made else 'as planned'}"
 
 
 @dataclass

@@ -140,7 +140,7 @@ def _translate(namespace: Namespace) -> None:
     assert rules is not None
     said = run_nft(namespace, rules.table)
     if said:
-        modules = "nf_tables nft_masq nft_nat nft_ct nft_fib_inet"
+        modules = "nf_tables nft_masq nft_nat nft_ct nft_fib_inet nft_reject_inet"
         raise FeatureLacking(
             f"this kernel, {os.uname().release}, lacks a part of nftables; nft says {said!r}. Type: sudo modprobe -a "
             f"{modules}; or take a kernel that is built with CONFIG_{modules.upper().replace(' ', ', CONFIG_')}"

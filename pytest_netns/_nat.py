@@ -48,7 +48,8 @@ class Nat:
     =============== ==================== ========================== ======= ==============
 
     IPv6 is not translated: it is routed, and outside may only answer. Nor may outside open connections to ports of the
-    router itself; it answers echoes. A mapping is forgotten 300 s after its last packet out (RFC 4787, REQ-5).
+    router itself; it answers echoes. A mapping is forgotten 300 s (RFC 4787, REQ-5) after its host last sent by a
+    connection that it opened itself; answers to others, who opened theirs, do not keep it.
 
     Args:
         outside: The bridge (or its name) that is outside; the router's other bridges are inside, and unknown outside.

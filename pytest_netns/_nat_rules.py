@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ._nat import DEPENDS, Nat, address_behind, outside_ends
-from ._plan import Plan
+from ._plan import End, Plan
 
 __all__ = ["CLOSED", "NOTHING_LEFT", "OPEN_AGAIN", "NatRules", "nat_rules"]
 
@@ -78,6 +78,7 @@ def _maps(nat: Nat) -> list[str]:
         "map forwards { type inet_proto . inet_service : ipv4_addr . inet_service; }",
         "map forwarded { type ipv4_addr . inet_proto . inet_service : inet_service; }",
         "set own { type ipv4_addr; }",
+        "set within { type ipv4_addr; }",
         "set kept { type inet_proto . inet_service; }",
         "set open { type ipv6_addr . inet_proto . inet_service; }",
     ]
@@ -97,7 +98,8 @@ def _inward(nat: Nat, outside: str, *, hairpin: bool) -> str:
     """Whom a packet is for that comes to an address of the router."""
     to_forward = "dnat ip to meta l4proto . th dport map @forwards"
     to_owner = "dnat ip to meta l4proto . th dport map @ports"
-    from_outside = f"iifname {outside} meta nfproto ipv4 fib daddr type local meta l4proto {{ tcp, udp }}"
+    to_outside = "meta nfproto ipv4 fib daddr type local ip daddr != @within"  # or an address that a program gave
+    from_outside = f"iifname {outside} {to_outside} meta l4proto {{ tcp, udp }}"
     lines = [f"{from_outside} {to_forward}"]
     if nat.filtering == _INDEPENDENT:
         lines.append(f"{from_outside} {to_owner}")
@@ -155,8 +157,12 @@ def _guards(outside: str) -> list[str]:
     """Who is not let in from outside: whoever opens a connection to a host, or by TCP or UDP to the router itself.
 
     A packet that the router refused would count as a connection; it would be in the way of the one that a host opens to
-    the same remote side a moment later, as two hosts do that meet through their routers (RFC 5128, 3.3).
+    the same remote side a moment later, as two hosts do that meet through their routers (RFC 5128, 3.3). IPv6, which is
+    not translated, has no such trouble: at a port that is forwarded by IPv4 the router refuses TCP, as programs try
+    IPv6 first and would wait. What conntrack finds invalid is not translated, so it does not go out.
     """
+    untranslated = f"iifname != {outside} oifname {outside} meta nfproto ipv4 ct state invalid drop"
+    refused = "meta nfproto ipv6 meta l4proto tcp meta l4proto . th dport @kept reject with tcp reset"
     let_in = [
         f"iifname != {outside} accept",
         "ct state established,related accept",
@@ -164,8 +170,8 @@ def _guards(outside: str) -> list[str]:
         "meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @open accept",
     ]
     return [
-        _chain("guard", "type filter hook forward priority filter;", [*let_in, "drop"]),
-        _chain("own", "type filter hook input priority filter;", [*let_in, "meta l4proto { tcp, udp } drop"]),
+        _chain("guard", "type filter hook forward priority filter;", [untranslated, *let_in, "drop"]),
+        _chain("own", "type filter hook input priority filter;", [*let_in, refused, "meta l4proto { tcp, udp } drop"]),
     ]
 
 
@@ -173,14 +179,22 @@ def _chain(name: str, kind: str, lines: list[str]) -> str:
     return "\n".join([f"chain {name} {{", *(f"    {line}" for line in [kind, *lines] if line), "}"])
 
 
+def _addresses(ends: Iterable[End]) -> list[str]:
+    """By IPv4, each once."""
+    return list(dict.fromkeys(text.split("/")[0] for end in ends for text in end.addresses if ":" not in text))
+
+
 def _forwards(plan: Plan, router: str) -> str:
     lines = [f"flush map inet netns {name}" for name in ("forwards", "forwarded")] + [
         "flush set inet netns own",
+        "flush set inet netns within",
         "flush set inet netns kept",
         "flush set inet netns open",
     ]
-    addresses = [text.split("/")[0] for end in outside_ends(plan, router) for text in end.addresses if ":" not in text]
-    lines += [f"add element inet netns own {{ {address} }}" for address in dict.fromkeys(addresses)]
+    own = _addresses(outside_ends(plan, router))
+    within = [each for each in _addresses(plan.of_node[router]) if each not in own]
+    lines += [f"add element inet netns own {{ {address} }}" for address in own]
+    lines += [f"add element inet netns within {{ {address} }}" for address in within]
     seen: set[tuple[str, str]] = set()
     for each in plan.nodes[router].port_forwards:
         four, six = (address_behind(plan, router, each.to, version) for version in (4, 6))

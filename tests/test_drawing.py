@@ -46,7 +46,7 @@ def test_what_is_in_the_picture(netns_lab: Lab, made: bool) -> None:
         netns_lab["home"]["eth1"].down()
         netns_lab["left"].run(["ip", "link", "set", "eth0", "mtu", "1300"], check=True)
     root = ET.fromstring(netns_lab.svg())
-    assert f"24 hosts, 2 routers, 3 bridges, 1 link; as {'it was found' if made else 'planned'}" in _words(root)
+    assert f"24 hosts, 2 routers, 3 bridges, 1 link; as {'it stood when drawn' if made else 'planned'}" in _words(root)
     assert {"lan", "192.168.1.0/24", "wan", "mtu 1400", "dmz", "left - right"} <= set(_words(root))
     for name, host in netns_lab.hosts.items():
         _, lines = _box(root, name)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pace import seconds
 from programs import program
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 
 from pytest_netns import (
     FeatureLacking,
@@ -163,6 +164,53 @@ def test_inside_reaches_outside_and_not_the_other_way(netns_lab: Lab) -> None:
         asking.settimeout(0.1)
         with pytest.raises(TimeoutError):
             asking.connect((net.outside, 22))
+
+
+def test_what_cannot_be_translated_stays_inside(netns_lab: Lab) -> None:
+    """An answer that nobody asked for, an error about no connection; what is sent after them comes, translated."""
+    net = Net(netns_lab, "wan")
+    answer, first = (TCP(sport=4000, dport=80, flags=flags) for flags in ("SA", "S"))
+    error = ICMP(type=3, code=3) / IP(src=net.near.ip, dst=net.laptop.ip) / UDP(sport=9, dport=9)
+    kind, protocol = socket.SOCK_DGRAM, socket.htons(0x0800)
+    with (
+        net.near.socket(socket.AF_PACKET, kind, protocol) as tap,
+        net.laptop.socket(socket.AF_INET, socket.SOCK_RAW, 255) as raw,
+    ):
+        tap.settimeout(seconds(20))
+        for payload in (answer, error, first):
+            raw.sendto(bytes(IP(src=net.laptop.ip, dst=net.near.ip) / payload), (net.near.ip, 0))
+        packets = iter(lambda: IP(tap.recv(2000)), None)
+        packet = next(each for each in packets if each.dst == net.near.ip)  # others are to groups, of the router (IGMP)
+    assert TCP in packet, packet
+    assert (packet.src, packet[TCP].flags) == (net.outside, "S")
+
+
+def test_a_forwarded_port_is_at_the_outside_address_only(netns_lab: Lab, at: At) -> None:
+    """Not at the router's address inside, for whoever knows a way there; by IPv6 TCP is refused, so nobody waits."""
+    net = Net(netns_lab, "wan")
+    net.home.forward_port(5353, net.laptop, 5000, protocol="udp")
+    net.home.forward_port(8080, net.laptop, 80)
+    net.near.run(["ip", "route", "add", "192.168.1.0/24", "via", net.outside], check=True)
+    laptop, near = at(net.laptop, 5000), at(net.near, 5000)
+    near.send("inside", (str(net.home.ip), 5353))
+    near.send("outside", (net.outside, 5353))
+    assert set(laptop.heard("outside")) == {"outside"}
+    found = net.near.call(socket.getaddrinfo, "home", 8080, type=socket.SOCK_STREAM)
+    sixes = [address for family, *_, address in found if family == socket.AF_INET6]
+    assert len(sixes) == 2
+    for address in sixes:
+        with net.near.socket(socket.AF_INET6) as asking:
+            asking.settimeout(seconds(20))
+            with pytest.raises(ConnectionRefusedError):
+                asking.connect(address)
+    with net.near.socket(socket.AF_INET6) as asking:  # another port: as with IPv4
+        asking.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            asking.connect((sixes[0][0], 8081))
+    with net.laptop.socket() as listener:
+        listener.bind((net.laptop.ip, 80))
+        listener.listen()
+        net.near.call(lambda: socket.create_connection(("home", 8080), timeout=seconds(20)).close())
 
 
 def homes(lab: Lab, nats: tuple[str, str], carrier: str | None = None) -> tuple[Host, Host, Host]:
