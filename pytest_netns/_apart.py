@@ -16,11 +16,11 @@ __tracebackhide__ = hide_own_frames
 
 
 def check_apart(plan: Plan, node: str, segment: str, others: Iterable[End]) -> None:
-    """Refuse a node between segments whose networks overlap: a packet for one of them would leave by the other.
+    """Refuse a router between segments whose networks overlap: a packet for one of them would leave by the other.
 
-    A router without routes may be: whoever makes them, or puts its interfaces into VRFs, tells the two apart.
+    A host may be, and a router without routes: whoever makes them, or puts interfaces into VRFs, tells the two apart.
     """
-    if not plan.nodes[node].routed:
+    if not plan.nodes[node].forwards or not plan.nodes[node].routed:
         return
     for other in {end.segment: None for end in others if end.segment != segment}:
         for version in (4, 6):

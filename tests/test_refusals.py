@@ -144,18 +144,17 @@ class TestOverlaps:
         ("one", "two"),
         [(("10.0.0.0/24", None), ("10.0.0.0/25", None)), ((None, "fd00:1::/64"), (None, "fd00:1::/64"))],
     )
-    def test_nobody_is_between_networks_that_overlap(self, one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
+    def test_no_router_is_between_networks_that_overlap(self, one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
         """Neither from the start nor by a cable; a router whose routes others make may be."""
         plan = add_segment(add_segment(add_segment(NOTHING, "one", *one), "two", *two), "far", "192.0.2.0/24", None)
-        for forwards in (False, True):
-            with pytest.raises(PlanError, match=r"r cannot be on one .* and two .*, which overlap.*routes=False"):
-                add_end(add_end(add_node(plan, "r", forwards=forwards), "r", "one"), "r", "two")
-        there = add_end(add_end(add_node(plan, "r"), "r", "one"), "r", "far")
+        with pytest.raises(PlanError, match=r"r cannot be on one .* and two .*, which overlap.*routes=False"):
+            add_end(add_end(add_node(plan, "r", forwards=True), "r", "one"), "r", "two")
+        there = add_end(add_end(add_node(plan, "r", forwards=True), "r", "one"), "r", "far")
         with pytest.raises(PlanError, match=r"r cannot be on one"):
             replug(there, "r", "eth1", "two", ip="auto", ip6="auto")
         assert replug(there, "r", "eth0", "two", ip="auto", ip6="auto").on_segment["one"] == ()  # it roams
-        free = add_node(plan, "r", forwards=True, routed=False)
-        assert len(add_end(add_end(free, "r", "one"), "r", "two").ends) == 2
+        for free in (add_node(plan, "r"), add_node(plan, "r", forwards=True, routed=False)):  # for VRFs
+            assert len(routes(add_end(add_end(free, "r", "one"), "r", "two"))) == 0
 
     def test_one_of_two_equal_networks_cannot_be_meant(self) -> None:
         """Two homes may have the same as long as both hide it."""
