@@ -21,14 +21,7 @@ __tracebackhide__ = hide_own_frames
 def reset(hosts: Iterable[Host], bridges: Iterable[Bridge]) -> None:
     """Forget what they have learned from packets, switch on what the lab has made, and count from now on."""
     places = [*hosts, *bridges]
-    for bridge in bridges:
-        for name, state in {bridge.name: bridge.state, **bridge.ports}.items():
-            if not state.up:
-                bridge[name].up()
-    for host in hosts:
-        for name, state in host.interfaces.items():
-            if not state.up and host._is_planned(name):
-                host[name].up()
+    _switch_on(hosts, bridges)
     for host in hosts:
         flush_nat = getattr(host, "flush_nat", None)
         if flush_nat is not None and getattr(host, "nat", None) is not None:
@@ -43,3 +36,14 @@ def reset(hosts: Iterable[Host], bridges: Iterable[Bridge]) -> None:
         bridge.namespace.netlink.batch([_requests.flush_learned(BRIDGE_INDEX)])
     for place in places:
         count_anew(place.namespace)
+
+
+def _switch_on(hosts: Iterable[Host], bridges: Iterable[Bridge]) -> None:
+    for bridge in bridges:
+        for name, state in {bridge.name: bridge.state, **bridge.ports}.items():
+            if not state.up:
+                bridge[name].up()
+    for host in hosts:
+        for name, state in host.interfaces.items():
+            if not state.up and host._is_planned(name):
+                host[name].up()

@@ -275,6 +275,7 @@ def test_any_address_is_added_or_refused(interface: Any, address: Any) -> None:
     """An address that cannot be is refused by name, an interface that is not there by those that are."""
     with Lab() as lab:
         host = lab.pair().hosts[0]
+        assert lab.bridges["br0"].state.up  # who is looked at is not kept by the helper for later labs
         before, had = host.ip, len(host.namespace.netlink.addresses())
 
         def add() -> int:
