@@ -347,7 +347,9 @@ class Inner:
             keeper.drain()
         return None, []
 
-    def do_end(self, fds: list[int], kind: str, inodes: list[int], gently: bool, like: list[bytes]) -> Answer:
+    def do_end(
+        self, fds: list[int], kind: str, inodes: list[int], gently: bool, like: Sequence[bytes] = ()
+    ) -> Answer:
         """Kill every process in these namespaces; return how many there were, when all are gone.
 
         Gently: if some listen to SIGTERM, they are sent that, and the answer is a pipe that ends when they are gone.

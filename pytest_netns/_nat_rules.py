@@ -159,9 +159,8 @@ def _guards(outside: str) -> list[str]:
     A packet that the router refused would count as a connection; it would be in the way of the one that a host opens to
     the same remote side a moment later, as two hosts do that meet through their routers (RFC 5128, 3.3). IPv6, which is
     not translated, has no such trouble: at a port that is forwarded by IPv4 the router refuses TCP, as programs try
-    IPv6 first and would wait. What conntrack finds invalid is not translated, so it does not go out.
+    IPv6 first and would wait.
     """
-    untranslated = f"iifname != {outside} oifname {outside} meta nfproto ipv4 ct state invalid drop"
     refused = "meta nfproto ipv6 meta l4proto tcp meta l4proto . th dport @kept reject with tcp reset"
     let_in = [
         f"iifname != {outside} accept",
@@ -170,7 +169,7 @@ def _guards(outside: str) -> list[str]:
         "meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @open accept",
     ]
     return [
-        _chain("guard", "type filter hook forward priority filter;", [untranslated, *let_in, "drop"]),
+        _chain("guard", "type filter hook forward priority filter;", [*let_in, "drop"]),
         _chain("own", "type filter hook input priority filter;", [*let_in, refused, "meta l4proto { tcp, udp } drop"]),
     ]
 

@@ -70,6 +70,7 @@ words = st.sampled_from(["hosts", "bridge", "interfaces", "subnet", "subnet6", "
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
+    _broker.shut_down()  # a new helper has kept no bridges, which labs below would take from it
     with Lab() as made:
         yield made
 
