@@ -19,6 +19,7 @@ from . import _channel, _ending, _fresh, _kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from . import _keeping, _outfit, _pool
@@ -347,9 +348,7 @@ class Inner:
             keeper.drain()
         return None, []
 
-    def do_end(
-        self, fds: list[int], kind: str, inodes: list[int], gently: bool, like: Sequence[bytes] = ()
-    ) -> Answer:
+    def do_end(self, fds: list[int], kind: str, inodes: list[int], gently: bool, like: Sequence[bytes] = ()) -> Answer:
         """Kill every process in these namespaces; return how many there were, when all are gone.
 
         Gently: if some listen to SIGTERM, they are sent that, and the answer is a pipe that ends when they are gone.

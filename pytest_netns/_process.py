@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import contextlib
+import errno
 import inspect
 import os
 import select
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._errors import NetnsError, hide_own_frames
-from ._limits import own_limits, room_for_a_program
+from ._limits import own_limits, room_for_a_program, too_many_files
 from ._program import InBackground, not_given
 
 if TYPE_CHECKING:
@@ -345,6 +346,8 @@ def _start_error(failure: tuple[str, int, str], executable: Any, cwd: Any) -> Ex
     stage, number, text = failure
     if not number:
         return subprocess.SubprocessError(f"Exception occurred while starting {executable!r}: {text}")
+    if number == errno.EMFILE:  # it has more open than this process: status and output of every program
+        return too_many_files("start", "the helper process")
     name = {"cwd": cwd, "exec": executable}.get(stage)
     message = os.strerror(number)
     return OSError(number, message, name) if name is not None else OSError(number, message)
