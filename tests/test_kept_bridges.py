@@ -67,7 +67,7 @@ def test_it_comes_back_as_new() -> None:
     """Options, ports, addresses, what it has learned, who listens to which group, who asks for that, and counts."""
     reference, *_ = pair()
     as_new = described(bridge_of(reference))
-    reference.close()
+    wait_until_another_would_get_it(reference)  # the next does, so that there is one of this name only
     lab, a, b = pair(subnet="10.7.7.0/24")
     lab_number = inode(lab)
     with Peephole(bridge_of(lab)) as peephole:

@@ -14,7 +14,7 @@ from pytest_netns import KernelError, Lab
 
 def limits_of_programs(host):
     show = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]
-    for more in ({}, {"process_group": 0}):  # by spawn and by fork
+    for more in ({}, {"group": os.getgid()}):  # by spawn and by fork
         yield host.run(show, capture_output=True, check=True, **more).stdout.split()
 """
 
