@@ -6,10 +6,11 @@ import ipaddress
 import os
 import socket as _socket
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from . import _requests
 from ._changing import find_end, fix_route, give_address, parse_address, same_address, take_address
-from ._errors import NetnsError, PlanError, hide_own_frames
+from ._errors import ClosedError, NetnsError, PlanError, hide_own_frames
 from ._inside import Owner
 from ._interfaces import Interface
 from ._links import Links
@@ -19,6 +20,9 @@ from ._namespace import Namespace
 __all__ = ["Host"]
 
 __tracebackhide__ = hide_own_frames
+
+#: What a router has and other hosts have not.
+_OF_ROUTERS = ("nat", "port_forwards", "set_nat", "forward_port", "flush_nat")
 
 
 class Host(Links):
@@ -36,6 +40,16 @@ class Host(Links):
         self._added: tuple[str, ...] = ()
         self._resolver = NO_NAMESERVER
         self._network: Mapping[str, Host] = {name: self} if network is None else network
+
+    if not TYPE_CHECKING:  # type checkers know what a host has
+
+        def __getattr__(self, name: str) -> object:
+            """Say of what only routers have that it is theirs."""
+            __tracebackhide__ = True
+            if name not in _OF_ROUTERS or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # which says what is not there
+            how = f"lab.router({self.name!r}, BRIDGE, …, nat=OUTSIDE) makes one"
+            raise AttributeError(f"{self.name} is a host, and {name} is for routers; {how}")
 
     @classmethod
     def attach(
@@ -118,6 +132,9 @@ class Host(Links):
             PlanError: One is neither.
             NetnsError: The machine forbids mounts, so that the host has no such file.
         """
+        for server in servers:
+            if isinstance(server, Host) and server.closed:
+                raise ClosedError(server.why_closed)
         addresses = [server.ip or server.ip6 or "" if isinstance(server, Host) else server for server in servers]
         text = resolver_file(addresses, search)
         own = self._belongings or self._equip()
@@ -133,6 +150,8 @@ class Host(Links):
         Raises:
             PlanError: It is one that a lab has planned: its cable ends where the lab says.
         """
+        if not isinstance(interface, Interface):
+            raise PlanError(f"adopt {interface!r}: expected an interface, such as host['tun0'] is")
         planned = (host for host in self._network.values() if host._namespace is interface._namespace)
         if any(host._is_planned(interface.name) for host in planned):
             raise PlanError(
@@ -202,6 +221,7 @@ class Host(Links):
         """
         if self._owner is None:
             raise PlanError(f"{self.name} belongs to no lab; change its routes by ip(8)")
+        self._owner.check_own(self, *([via] if isinstance(via, Host) else []))
         name = via.name if isinstance(via, Host) else via
         self._owner.alter(self.name, lambda plan: fix_route(plan, self.name, to, name))
 

@@ -47,6 +47,7 @@ class Owner(Protocol):
     def show_names(self) -> None: ...
     def answering(self, place: Inside, address: str) -> str | None: ...
     def plan(self) -> Plan: ...
+    def check_own(self, *places: object) -> None: ...
     def alter(self, node: str, change: Callable[[Plan], Plan]) -> None: ...
     def remove(self, *places: Inside) -> None: ...
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None: ...
@@ -67,7 +68,7 @@ class Inside(Waits):
         """Its network namespace; made now, with the whole lab, if it has not been."""
         if self._namespace is None:
             if self._ended or self._owner is None:
-                raise ClosedError(f"{self!r} is closed")
+                raise ClosedError(self.why_closed)
             self._owner.build()
         return self._there()
 
@@ -279,6 +280,11 @@ class Inside(Waits):
         """Whether it is over."""
         return self._ended or (self._namespace is not None and self._namespace.closed)
 
+    @property
+    def why_closed(self) -> str:
+        """What to tell those who use it all the same."""
+        return f"{self.name} is closed: it was removed, or its lab has ended"
+
     def end_processes(self) -> int:
         """End every process inside: SIGTERM, and SIGKILL after 2 s for what is left; return how many there were.
 
@@ -317,6 +323,7 @@ class Inside(Waits):
             if belongings is not None:
                 release(belongings.close)
             if self._namespace is not None:
+                self._namespace.why_closed = self.why_closed
                 release(self._namespace.close)
 
     def __enter__(self) -> Self:

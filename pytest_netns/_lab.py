@@ -268,6 +268,8 @@ class Lab(Life):
         """
         from ._router import Router, as_nat
 
+        if isinstance(nat, Bridge):
+            self.check_own(nat)
         wanted = as_nat(nat)
         first = {"ip": ip, "ip6": ip6, "mac": mac, "told": Port.from_words(isolated, vlan, tagged)}
         made = self._node(name, bridges, first, forwards=True, routed=routes, nat=wanted)
@@ -301,7 +303,7 @@ class Lab(Life):
         Raises:
             PlanError: It cannot be.
         """
-        self._check_own(host, bridge)
+        self.check_own(host, bridge)
         if isinstance(host, Bridge) or not isinstance(bridge, Bridge):
             raise PlanError(f"connect({host.name!r}, {bridge.name!r}): expected a host and a bridge, in this order")
         told = Port.from_words(isolated, vlan, tagged)
@@ -321,7 +323,7 @@ class Lab(Life):
         Raises:
             PlanError: It cannot be.
         """
-        self._check_own(first, second)
+        self.check_own(first, second)
         for place in (first, second):
             if isinstance(place, Bridge):
                 raise PlanError(f"link: {place.name} is a bridge; a router joins bridges: router(NAME, BRIDGE, BRIDGE)")
@@ -370,7 +372,12 @@ class Lab(Life):
         routed: bool = True,
         nat: Nat | None = None,
     ) -> Host:
-        self._check_own(*bridges)
+        self.check_own(*bridges)
+        for place in bridges:
+            if not isinstance(place, Bridge):
+                raise PlanError(
+                    f"{name}: {place.name} is a host; expected bridges: link(…) joins two hosts without one"
+                )
         plan = add_node(self._plan, name, forwards=forwards, routed=routed)
         for number, bridge in enumerate(bridges):
             plan = add_end(plan, name, bridge.name, **(first if number == 0 else {}))

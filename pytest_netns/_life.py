@@ -63,8 +63,8 @@ class Life:
             KernelError: The kernel refused a request. They have ended all the same, and as much of the rest is done as
                 the kernel does.
         """
-        open_places = [place for place in places if not place.closed]
-        self._check_own(*open_places)
+        open_places = [place for place in places if not (isinstance(place, Inside) and place.closed)]
+        self.check_own(*open_places)
         if not open_places:
             return
         names = {place.name for place in open_places}
@@ -89,17 +89,6 @@ class Life:
             take_back(steps(before, self._plan, self._asleep), there)
             self._made = self._plan
             raise
-
-    def _check_own(self, *places: object) -> None:
-        for place in places:
-            own: Mapping[str, Inside] = self._bridges if isinstance(place, Bridge) else self._hosts
-            if not isinstance(place, Inside):
-                such = "such as lab.bridge('lan') gives"
-                if isinstance(place, str) and (place in self._bridges or place in self._hosts):
-                    such = f"not its name: lab.{'bridges' if place in self._bridges else 'hosts'}[{place!r}]"
-                raise PlanError(f"{place!r}: expected a bridge or host of this lab, {such}")
-            if own.get(place.name) is not place:
-                raise PlanError(f"{place!r} belongs to another lab")
 
     def _helper(self) -> Broker:
         return broker(as_root=self._as_root)
@@ -228,6 +217,25 @@ class Life:
     def plan(self) -> Plan:
         """What the lab is to be."""
         return self._plan
+
+    def check_own(self, *places: object) -> None:
+        """Refuse what is no host or bridge of this lab.
+
+        Raises:
+            PlanError: One is not.
+            ClosedError: One was, and has been removed.
+        """
+        for place in places:
+            own: Mapping[str, Inside] = self._bridges if isinstance(place, Bridge) else self._hosts
+            if not isinstance(place, Inside):
+                such = "such as lab.bridge('lan') gives"
+                if isinstance(place, str) and (place in self._bridges or place in self._hosts):
+                    such = f"not its name: lab.{'bridges' if place in self._bridges else 'hosts'}[{place!r}]"
+                raise PlanError(f"{place!r}: expected a bridge or host of this lab, {such}")
+            if place.closed:
+                raise ClosedError(place.why_closed)
+            if own.get(place.name) is not place:
+                raise PlanError(f"{place!r} belongs to another lab")
 
     def alter(self, node: str, change: Callable[[Plan], Plan]) -> None:
         """Change a host while the lab runs.

@@ -174,6 +174,8 @@ class Namespace:
         self.packets_before: tuple[int, int] | None = None
         #: Packets in and out that are not counted any more, by index and name of an interface.
         self.counted: dict[tuple[int, str], tuple[int, int]] = {}
+        #: What to tell those who use it afterwards, in the words of the host or bridge that it was.
+        self.why_closed: str | None = None
         #: Inode of the namespace's nsfs file: its identity, the number in ``/proc/PID/ns/net``.
         self.id: int = os.fstat(fd).st_ino
 
@@ -203,7 +205,7 @@ class Namespace:
             ClosedError: It has been closed.
         """
         if self._fd < 0:
-            raise ClosedError(f"{self!r} is closed")
+            raise ClosedError(self.why_closed or f"{self!r} is closed")
         return self._fd
 
     def for_others(self) -> list[tuple[bytes, int]]:

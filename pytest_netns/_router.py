@@ -37,6 +37,7 @@ class Router(Host):
         self._plan = plan
         self._change = change
         self._making = owner.making
+        self._check_own = owner.check_own
 
     @property
     def nat(self) -> Nat | None:
@@ -51,7 +52,7 @@ class Router(Host):
     def _planned(self) -> Node:
         node = self._plan().nodes.get(self.name)
         if node is None:
-            raise ClosedError(f"{self!r} is closed")
+            raise ClosedError(self.why_closed)
         return node
 
     def set_nat(self, nat: Bridge | Nat | str | None) -> None:
@@ -66,6 +67,8 @@ class Router(Host):
         """
         with self._making():
             self._planned()
+            if isinstance(nat, Inside):
+                self._check_own(nat)
             self._change(set_nat(self._plan(), self.name, as_nat(nat)))
 
     def forward_port(
@@ -88,6 +91,8 @@ class Router(Host):
         name = to.name if isinstance(to, Host) else to
         with self._making():
             self._planned()
+            if isinstance(to, Host):
+                self._check_own(to)
             self._change(set_forward(self._plan(), self.name, port, name, to_port=to_port, protocol=protocol))
 
     def flush_nat(self) -> None:

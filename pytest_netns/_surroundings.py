@@ -73,7 +73,7 @@ class LabSurroundings:
 
     def replug(self, bridge: Inside, ip: str | None, ip6: str | None) -> None:
         end, lab = self._end, self._lab
-        lab._check_own(bridge)
+        lab.check_own(bridge)
         if self._is_port or bridge.name not in lab._bridges:
             raise PlanError(
                 f"replug {end.name} into {bridge!r}: expected an interface of a host, and a bridge of its lab"

@@ -13,7 +13,7 @@ import ipaddress
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from ._echo import ECHO, LARGEST, Answer, Exchange, Host, Place, open_sockets, own_identifier
@@ -80,7 +80,8 @@ class PingResult:
     timeout: float
     #: Proper replies in the order of their echoes.
     answers: tuple[Answer, ...]
-    #: What came instead or as well: ICMP errors about our echoes; wrong, late and repeated replies.
+    #: What came instead or as well: ICMP errors about our echoes; wrong, late and repeated replies. Or that there is no
+    #: such host any more.
     unexpected: tuple[PingNote, ...]
     #: Echoes that the kernel did not take, and why.
     unsent: tuple[PingNote, ...]
@@ -189,7 +190,10 @@ def ping(
         _check("interval", interval, (int, float), 0, 86_400)
     place = _locate(source, target)
     _check("size", size, int, 0, LARGEST[place.version])
-    return _exchange(source, place, count, interval=interval, timeout=timeout, size=size, ttl=ttl)
+    result = _exchange(source, place, count, interval=interval, timeout=timeout, size=size, ttl=ttl)
+    if _is_host(target) and target.closed:
+        return replace(result, unexpected=(PingNote(None, None, target.why_closed), *result.unexpected))
+    return result
 
 
 def _exchange(
@@ -289,6 +293,10 @@ def _address_of(source: Host, target: object) -> tuple[str, _Address]:
         )
     if other := source.namesake_of(target, address):
         owner = "the source itself" if other is source else other.name
+        if target.closed:
+            raise ValueError(
+                f"ping: target={target!r}: {target.why_closed}; its address {address} belongs to {owner} now"
+            )
         raise ValueError(
             f"ping: target={target!r}: this {target.name} is in another network than the source, {source.name}; there "
             f"{address} belongs to {owner}. Give one of the two networks another subnet, or ping the router in "
