@@ -291,6 +291,12 @@ def test_behind_nat(netns_lab: Lab) -> None:
         listener.listen()
         client.connect(("203.0.113.2", 8080))
         server.call(lambda: socket.create_connection(("home", 8080), timeout=5).close())
+    home.forward_port(8080, laptop, 8000)
+    assert home.port_forwards == (PortForward(8080, "laptop", 8000, "tcp"),)
+    with laptop.socket() as listener, server.socket() as client:
+        listener.bind((laptop.ip, 8000))
+        listener.listen()
+        client.connect(("203.0.113.2", 8080))
     home.forward_port(8080, None)
     assert not home.port_forwards
     home.set_nat(Nat(wan, "symmetric"))

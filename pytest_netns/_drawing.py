@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from ._describe import Found
 from ._interfaces import InterfaceState
 from ._plan import End, Plan
 
@@ -36,9 +37,12 @@ _STYLE = """
 States = Mapping[str, Mapping[str, InterfaceState]]
 
 
-def as_svg(plan: Plan, states: States) -> str:
-    """Draw it; ``states``, of interfaces by host and name: what is not there is drawn as it is planned."""
-    return _Drawing(plan, states).drawn(_caption(plan, made=bool(states)))
+def as_svg(plan: Plan, states: States, found: Found) -> str:
+    """Draw it; ``states``, of interfaces by host and name: what is not there is drawn as it is planned.
+
+    ``found`` tells of interfaces that are gone, and of bridges that are down.
+    """
+    return _Drawing(plan, states, found).drawn(_caption(plan, made=bool(states)))
 
 
 def _caption(plan: Plan, *, made: bool) -> str:
@@ -70,9 +74,10 @@ class _Box:
 
 
 class _Drawing:
-    def __init__(self, plan: Plan, states: States) -> None:
+    def __init__(self, plan: Plan, states: States, found: Found) -> None:
         self._plan = plan
         self._states = states
+        self._found = found
         self._row = {name: number for number, name in enumerate(plan.segments)}
         self._boxes = {name: _Box(name, self._text(name)) for name in plan.nodes}
         self._leaves: dict[str, list[_Box]] = {name: [] for name in plan.segments}
@@ -99,7 +104,10 @@ class _Drawing:
         seen = dict(self._states.get(node, {}))
         for end in self._plan.of_node[node]:
             state = seen.pop(end.name, None)
-            lines += self._of_interface(end.name, state, end.addresses, self._plan.segments[end.segment].mtu)
+            if state is None and (node, end.name) in self._found:
+                lines.append((f"{end.name} {self._found[node, end.name]}", "down"))
+            else:
+                lines += self._of_interface(end.name, state, end.addresses, self._plan.segments[end.segment].mtu)
         for name, state in seen.items():  # made by programs; drivers leave some that are down
             if state.up and name != "lo":
                 lines += self._of_interface(name, state, (), state.mtu)
@@ -119,7 +127,8 @@ class _Drawing:
     def _label(self, name: str) -> list[tuple[str, str]]:
         segment = self._plan.segments[name]
         networks = [str(network) for network in (segment.subnet, segment.subnet6) if network is not None]
-        return [(name, "name"), *((words, "") for words in networks), (f"mtu {segment.mtu}", "")]
+        state = [(self._found[name, name], "down")] if (name, name) in self._found else []
+        return [(name, "name"), *((words, "") for words in networks), (f"mtu {segment.mtu}", ""), *state]
 
     # Places
 
@@ -207,6 +216,7 @@ class _Drawing:
             boxes = [self._boxes[end.node] for end in self._plan.on_segment[name]]
             right = max([left + 2 * _GAP, *(box.x + box.width for box in boxes)])
             kind = "bridge" if self._plan.segments[name].bridged else "link"
+            kind += " down" * ((name, name) in self._found)
             self._parts.append(f'<line class="{kind}" x1="{left + _PAD:g}" y1="{y:g}" x2="{right:g}" y2="{y:g}"/>')
             self._draw_text(self._labels[name], _MARGIN, y + 4)
 
@@ -220,7 +230,8 @@ class _Drawing:
 
     def _draw_line(self, box: _Box, end: End, x: float) -> None:
         bar = self._bars[end.segment]
-        kind = _class(self._states.get(end.node, {}).get(end.name))
+        gone = (end.node, end.name) in self._found
+        kind = "down" if gone else _class(self._states.get(end.node, {}).get(end.name))
         below = bar > box.y
         start = box.y + box.height if below else box.y
         if len(self._leaves[end.segment]) > _ABREAST and box in self._leaves[end.segment]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._background import no_second_error
 from ._bridge import Bridge
-from ._describe import as_dot, as_mermaid, as_text
+from ._describe import Found, as_dot, as_mermaid, as_text
 from ._errors import FeatureLacking, PlanError, hide_own_frames
 from ._host import Host
 from ._life import Life
@@ -142,23 +142,30 @@ class Lab(Life):
     # What there is
 
     def __str__(self) -> str:
-        """Its segments and who is on them, with addresses."""
-        return as_text(self._plan)
+        """Its segments and who is on them, with addresses; of what is made, which interfaces pass nothing, and why."""
+        return as_text(self._plan, self._found())
 
     def mermaid(self) -> str:
         """It as a flowchart in Mermaid's language, which many forges draw in Markdown."""
-        return as_mermaid(self._plan)
+        return as_mermaid(self._plan, self._found())
 
     def dot(self) -> str:
         """It as a graph for Graphviz (``dot -Tsvg``)."""
-        return as_dot(self._plan)
+        return as_dot(self._plan, self._found())
 
     def svg(self) -> str:
         """It as a picture in SVG, for a browser: hosts, addresses, MTU; of what is made, the state of interfaces."""
         from ._drawing import as_svg
 
         made = {name: host for name, host in [*self._hosts.items()] if host._namespace and not host.closed}
-        return as_svg(self._plan, {name: host.interfaces for name, host in made.items()})
+        return as_svg(self._plan, {name: host.interfaces for name, host in made.items()}, self._found())
+
+    def _found(self) -> Found:
+        from ._conditions import conditions
+
+        places = [*self._hosts.items(), *self._bridges.items()]
+        there = {name: place._namespace for name, place in places if place._namespace and not place.closed}
+        return conditions(self._made, there)
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -230,7 +237,8 @@ class Lab(Life):
 
         Args:
             bridges: Bridges of this lab.
-            ip, ip6: Its addresses on the first bridge, without prefix length. By default the next free ones.
+            ip, ip6: Its addresses on the first bridge, without prefix length. By default, as with None, the next free
+                ones; a host has none on a bridge that has no such network.
             mac: Of its first interface.
             isolated, vlan, tagged: Of its port on the first bridge; see :meth:`connect`.
 

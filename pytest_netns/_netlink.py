@@ -386,6 +386,12 @@ def is_up(message: bytes) -> bool:
     return bool(flags & _IFF_UP)
 
 
+def condition(message: bytes) -> tuple[int, str | None]:
+    """The index of the interface that :func:`get_link` brought, and why it passes nothing; None if it may."""
+    _, _, index, flags, _ = _LINK.unpack_from(message, _HEADER.size)
+    return index, None if flags & _IFF_UP and flags & _IFF_LOWER_UP else "no carrier" if flags & _IFF_UP else "down"
+
+
 def _unsettled(message: bytes) -> bool:
     """Whether the interface that this speaks of has a carrier and passes nothing, or the other way round."""
     _, _, _, flags, _ = _LINK.unpack_from(message, _HEADER.size)

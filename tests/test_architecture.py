@@ -93,6 +93,7 @@ FLOORS = (
     "_host",
     "_router",
     "_bridge",
+    "_conditions",
     "_drawing",
     "_room",
     "_progress",

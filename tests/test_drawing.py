@@ -84,6 +84,44 @@ def test_nothing_lies_over_anything_else() -> None:
                 assert not (left < x < right and min(y1, y2) < bottom and max(y1, y2) > top)
 
 
+def test_what_passes_nothing_is_said(netns_lab: Lab) -> None:
+    """In every language, whoever has done it; no more once it is on, and of nothing in a lab that has ended."""
+    lan, wan = netns_lab.bridge("lan", subnet6=None), netns_lab.bridge("wan", subnet6=None)
+    laptop, server = netns_lab.host("laptop", lan), netns_lab.host("server", wan)
+    home = netns_lab.router("home", lan, wan)
+    netns_lab.link(laptop, server, subnet6=None)
+    netns_lab.build()
+    planned = [str(netns_lab), netns_lab.mermaid(), netns_lab.dot()]
+    laptop.run(["ip", "link", "set", "eth0", "down"], check=True)
+    home["eth1"].down()
+    wan["veth-server"].down()
+    server["eth1"].down()
+    text = [" ".join([words[0], words[-2], words[-1]]) for words in map(str.split, str(netns_lab).splitlines())]
+    assert [line for line in text if "down" in line or "carrier" in line] == [
+        "laptop 02:00:00:00:01:00 down",
+        "server no carrier",
+        "home 02:00:00:00:03:01 down",
+        "laptop no carrier",
+        "server 02:00:00:00:02:01 down",
+    ]
+    assert '|"eth0<br/>10.0.0.1/24<br/>down"|' in netns_lab.mermaid()
+    assert '[label="eth0\\n10.0.1.1/24\\nno carrier"]' in netns_lab.dot()
+    home["eth1"].up()
+    wan["veth-server"].up()
+    laptop["eth0"].up()
+    server["eth1"].up()
+    assert [str(netns_lab), netns_lab.mermaid(), netns_lab.dot()] == planned
+    lan["lan"].down()
+    server.run(["ip", "link", "del", "eth1"], check=True)
+    assert "bridge lan: 10.0.0.0/24, mtu 1500, down" in str(netns_lab)
+    assert str(netns_lab).count(" gone") == 2
+    root = ET.fromstring(netns_lab.svg())
+    assert [_words(root).count(word) for word in ("down", "eth1 gone")] == [1, 2]
+    assert len([bar for bar in root.iter(f"{SVG}line") if bar.get("class") == "bridge down"]) == 1
+    netns_lab.close()
+    assert [str(netns_lab), netns_lab.mermaid(), netns_lab.dot()] == planned
+
+
 def test_an_empty_lab() -> None:
     """It has a picture, too; and so has one that is closed."""
     lab = Lab()
