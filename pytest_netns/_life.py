@@ -86,7 +86,7 @@ class Life:
         except BaseException:
             places = {**self._hosts, **self._bridges}
             there = {name: place.namespace for name, place in places.items() if not place.closed}
-            take_back(steps(before, self._plan, self._asleep), there)
+            take_back(steps(before, self._plan, self._asleep, self._tables()), there)
             self._made = self._plan
             raise
 
@@ -157,19 +157,23 @@ class Life:
     def _build(self, asleep: Collection[tuple[str, str]] = ()) -> None:
         plan = self._plan
         asleep = self._still_asleep().union(asleep)
-        todo = steps(self._made, plan, asleep)
+        tables = self._tables()
+        todo = steps(self._made, plan, asleep, tables)
         places: dict[str, Inside] = {**self._hosts, **self._bridges}
         with progress(todo) as tell, contextlib.ExitStack() as undo:
             made = new_namespaces(todo, undo, named=self._named, as_root=self._as_root, tell=tell)
             there = {name: place._there() for name, place in places.items() if name not in made}
             if self._made is not NOTHING:
-                undo.callback(take_back, steps(plan, self._made, asleep), there)
+                undo.callback(take_back, steps(plan, self._made, asleep, tables), there)
             make(todo, {**there, **made}, tell)
             undo.pop_all()
         for name, namespace in made.items():
             places[name]._namespace = namespace
         self._made = plan
         self.show_names()
+
+    def _tables(self) -> dict[tuple[str, int], int]:
+        return {(name, index): table for name, host in self._hosts.items() for index, table in host._tables.items()}
 
     def _still_asleep(self) -> set[tuple[str, str]]:
         """Programs may have switched on what we have switched off."""

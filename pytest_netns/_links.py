@@ -47,8 +47,8 @@ class Links(Inside):
     """
 
     _tuns: tuple[Tun, ...] = ()
-    #: Routing tables of interfaces that belong to a VRF.
-    _tables: Mapping[str, int] = MappingProxyType({})
+    #: Routing tables of interfaces that belong to a VRF, by their indexes: another interface may get the name.
+    _tables: Mapping[int, int] = MappingProxyType({})
 
     def add_vlan(self, parent: str, number: int, *, name: str | None = None) -> Interface:
         """One VLAN of an interface: its frames carry the number as their tag; named ``eth0.10`` by default.
@@ -168,8 +168,8 @@ class Links(Inside):
         """A routing domain: its interfaces' packets follow a routing table of their own; named ``vrf10`` by default.
 
         Interfaces that join it are switched off and on by the kernel, which takes routes over them away; those that
-        the lab has given them come back in the new table. Further ones: ``ip route add … vrf vrf10``. Add routers to
-        the lab before: routes that it works out later are for the main table.
+        the lab has given them come back in the new table, and there go those that it gives them later. Further ones:
+        ``ip route add … vrf vrf10``.
 
         Args:
             table: Number of the routing table, 1 to 4294967295; 253 to 255 are Linux's own.
@@ -186,7 +186,7 @@ class Links(Inside):
             self._switch_on(vrf)
             for member in members:
                 self._join(member, vrf)
-                self._tables = {**self._tables, member.name: table}
+                self._tables = {**self._tables, member.index: table}
                 member.up()  # waits until it is ready again
         return vrf
 
@@ -252,13 +252,13 @@ class Links(Inside):
     @contextlib.contextmanager
     def _undone(self, interface: Interface, *members: Interface) -> Iterator[None]:
         """If the block fails, no such interface is left; members are up again."""
-        names = {member.name for member in members}
+        indexes = {member.index for member in members}
         try:
             yield
         except BaseException:
             with contextlib.suppress(KernelError):
                 interface._namespace.netlink.batch([_requests.delete_link(interface.index)])
-            self._tables = {member: table for member, table in self._tables.items() if member not in names}
+            self._tables = {member: table for member, table in self._tables.items() if member not in indexes}
             for member in members:
                 with contextlib.suppress(NetnsError):
                     member.up()

@@ -354,19 +354,19 @@ def _route(verb: str, version: int, destination: str | None, via: str, table: in
     return Request(template.fill(destination=_packed(version, address), gateway=_packed(version, via)), what)
 
 
-def add_route(version: int, destination: str | None, via: str) -> Request:
-    """A route by way of a neighbour; ``destination`` None is the default route."""
-    return _route("add", version, destination, via)
+def add_route(version: int, destination: str | None, via: str, table: int | None = None) -> Request:
+    """A route by way of a neighbour; ``destination`` None is the default route, ``table`` None the main one."""
+    return _route("add", version, destination, via, table)
 
 
 def restore_route(version: int, destination: str | None, via: str, table: int | None = None) -> Request:
-    """That route, whether it is there or not; in the main table, or in that of a VRF."""
+    """That route, whether it is there or not."""
     return _route("restore", version, destination, via, table)
 
 
-def delete_route(version: int, destination: str | None, via: str) -> Request:
+def delete_route(version: int, destination: str | None, via: str, table: int | None = None) -> Request:
     """That route no longer."""
-    return _route("delete", version, destination, via)
+    return _route("delete", version, destination, via, table)
 
 
 @functools.cache

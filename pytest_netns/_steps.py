@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from . import _requests
 from ._change_steps import Alterations, add_changes
@@ -13,7 +14,10 @@ from ._plan import BRIDGE_INDEX, NOTHING, End, Plan
 from ._port import PLAIN
 from ._routing import Route, routes
 
-__all__ = ["Cable", "Steps", "steps"]
+__all__ = ["Cable", "Steps", "Tables", "steps"]
+
+#: Routing tables of interfaces that belong to a VRF, by host and index.
+Tables = Mapping[tuple[str, int], int]
 
 #: A new bridge with more ports is switched on last, when its hosts have said what a host says that gets an address
 #: (MLD, router solicitation): each would say it to all others, to nobody's use, and n hosts would take time for n * n.
@@ -67,16 +71,20 @@ class Steps:
 _known: weakref.WeakKeyDictionary[Plan, Steps] = weakref.WeakKeyDictionary()
 
 
-def steps(old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = ()) -> Steps:
+def steps(
+    old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = (), tables: Tables = MappingProxyType({})
+) -> Steps:
     """The steps from one plan to the next; ``asleep`` are interfaces (host, name) that are switched off."""
     if old is not NOTHING:
-        return _steps(old, new, asleep)
+        return _steps(old, new, asleep, tables)
     if new not in _known:
         _known[new] = _steps(old, new)
     return _known[new]
 
 
-def _steps(old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = ()) -> Steps:
+def _steps(
+    old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = (), tables: Tables = MappingProxyType({})
+) -> Steps:
     todo = Steps()
     _add_unplugging(todo, old, new)
     fresh = [name for name in new.nodes if name not in old.nodes]
@@ -105,7 +113,7 @@ def _steps(old: Plan, new: Plan, asleep: Collection[tuple[str, str]] = ()) -> St
         todo.ready.setdefault(name, ([], []))
     if old is not NOTHING:
         add_changes(todo, old, new, asleep)
-    _add_routes(todo, old, new, asleep)
+    _add_routes(todo, old, new, asleep, tables)
     _add_rules(todo, old, new)
     return todo
 
@@ -185,52 +193,30 @@ def _add_settling(todo: Steps, plan: Plan, ends: list[End]) -> None:
         todo.ready[node] = [end.index for end in own], six
 
 
-def _add_routes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str, str]]) -> None:
+def _add_routes(todo: Steps, old: Plan, new: Plan, asleep: Collection[tuple[str, str]], tables: Tables) -> None:
     before = routes(old) if old.nodes else {}
     after = routes(new)
     for node in new.nodes:
-        these = after.get(node, ())
-        had = set(before.get(node, ()))
-        wanted = set(these)
-        if node in todo.changes.nodes:
-            _add_changed_routes(todo, new.of_node[node], before.get(node, ()), these, asleep)
-            continue
-        # Routes over an interface that has gone, or is switched off, have gone with it.
-        awake = {end.segment for end in new.of_node[node] if (node, end.name) not in asleep}
+        these, had = after.get(node, ()), before.get(node, ())
+        # Routes over an interface that has gone, or is switched off, have gone with it; they come with it.
+        awake = [end for end in new.of_node[node] if (node, end.name) not in asleep]
+        # With its last address an interface loses all its routes, so of a host with changed ones all are asked for.
+        changed = node in todo.changes.nodes
+        wanted, known = set(these), frozenset() if changed else set(had)
+        were = old.of_node.get(node, ()) if changed else awake
         gone = [
-            _requests.delete_route(*_words(route))
-            for route in before.get(node, ())
-            if route not in wanted and route.segment in awake
+            _requests.delete_route(*words)
+            for route in had
+            if route not in wanted
+            for words in _words(route, were, tables)
         ]
         if gone:
-            todo.changes.leave[node] = gone
+            todo.changes.leave[node] = [*gone, *todo.changes.leave.get(node, ())]
         # Where programs have run there may be a route of theirs.
         ask = _requests.restore_route if node in old.nodes else _requests.add_route
-        requests = [ask(*_words(route)) for route in these if route not in had and route.segment in awake]
+        requests = [ask(*words) for route in these if route not in known for words in _words(route, awake, tables)]
         if requests:
             todo.settle.setdefault(node, []).extend(requests)
-
-
-def _add_changed_routes(
-    todo: Steps,
-    ends: Sequence[End],
-    had: Sequence[Route],
-    wanted: Sequence[Route],
-    asleep: Collection[tuple[str, str]],
-) -> None:
-    """Of a host whose interfaces have changed: with its last address one loses all its routes, so all are asked for.
-
-    What is switched off has no routes; they come when it is switched on.
-    """
-    if not ends:
-        return
-    node = ends[0].node
-    gone = [_requests.delete_route(*_words(route)) for route in had if route not in wanted]
-    todo.changes.leave[node] = [*gone, *todo.changes.leave.get(node, ())]
-    awake = {end.segment for end in ends if (node, end.name) not in asleep}
-    there = [_requests.restore_route(*_words(route)) for route in wanted if route.segment in awake]
-    if there:
-        todo.settle.setdefault(node, []).extend(there)
 
 
 def _add_rules(todo: Steps, old: Plan, new: Plan) -> None:
@@ -252,5 +238,7 @@ def _add_rules(todo: Steps, old: Plan, new: Plan) -> None:
             todo.rules[name] = after.forwards, None
 
 
-def _words(route: Route) -> tuple[int, str | None, str]:
-    return route.version, route.destination, route.via
+def _words(route: Route, ends: Iterable[End], tables: Tables) -> list[tuple[int, str | None, str, int | None]]:
+    """What to ask for, once for each table that interfaces on its segment look into; nothing if there is none."""
+    of_ends = dict.fromkeys(tables.get((end.node, end.index)) for end in ends if end.segment == route.segment)
+    return [(route.version, route.destination, route.via, table) for table in of_ends]

@@ -60,7 +60,7 @@ class LabSurroundings:
         if self._is_port:
             return []
         these = routes(self._lab._made).get(self._end.node, ())
-        table = self._lab._hosts[self._end.node]._tables.get(self._end.name)
+        table = self._lab._hosts[self._end.node]._tables.get(self._end.index)
         return [
             _requests.restore_route(route.version, route.destination, route.via, table)
             for route in these
