@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 K ?= stable
 T ?=
 P ?= default
-# Of benchmarks/pair.py: --rounds, --pause, --json.
+# --rounds N, --only pair,rivals,...; --publish puts what is measured into the documents. See benchmarks/README.md.
 BENCH_ARGS ?=
 
 .PHONY: demo test lint check check-all bench kernel kernels kernels-lacking kernels-check kernels-proof kernels-table format clean
@@ -34,14 +34,10 @@ check: lint test
 check-all: PYTHONS = all
 check-all: lint test
 
-# What it costs: a pair beside its rivals, and labs of up to 1,000 hosts; some ten minutes, on a machine that does nothing
-# else. Needs a C compiler.
+# What it costs, beside floors and rivals: some twenty minutes, on a machine that does nothing else. Needs a C compiler.
 bench:
 	$(PYTHON) tools/venvs.py
-	.venv/bin/python benchmarks/pair.py $(BENCH_ARGS)
-	.venv/bin/python benchmarks/running.py
-	.venv/bin/python benchmarks/scale.py
-	.venv/bin/python benchmarks/back_to_back.py
+	.venv/bin/python benchmarks/bench.py $(BENCH_ARGS)
 
 # In virtual machines; nothing is installed, and no root is needed. Exit status 77 if that is not possible here.
 kernel:
@@ -73,4 +69,4 @@ format:
 	.venv/bin/python -m ruff check --fix .
 
 clean:
-	rm -rf .venv .venvs .kernels .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs .kernels benchmarks/.rivals .pytest_cache .mypy_cache .ruff_cache .hypothesis

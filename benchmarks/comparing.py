@@ -1,18 +1,40 @@
-"""Two ways to do the same work, measured in turn, and the table that comes out.
+"""Several ways to do the same work, measured in turn.
 
-Each round does both, one right after the other, and the next round does them in the other order, so that
-neither always comes second. A ratio is the median of the rounds' own ratios: what slows the machine down for
-a while slows both, and cancels.
+Each round does all of them, one right after the other, and each round begins with the next one, so that none always
+comes after the same. A ratio is the median of the rounds' own ratios: what slows the machine down for a while slows
+all, and cancels.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 Sample = dict[str, float]  # what one round took, by part, in microseconds
+Side = Callable[[], Sample]
+OURS = "ours"
+
+
+class RoundFailed(Exception):
+    """One side could not do its work this time, as the last line of what it said tells."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__((said.strip().splitlines() or ["it said nothing"])[-1].strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """How much is measured."""
+
+    rounds: int
+    sizes: tuple[int, ...] = (10, 100, 1000)
+
+    def at_most(self, rounds: int) -> int:
+        """Fewer rounds, of what takes long."""
+        return min(self.rounds, rounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +46,6 @@ class Goal:
     unit: str
     measure: Callable[[Comparison], float]
 
-    @property
-    def text(self) -> str:
-        """The promise in words."""
-        return f"{self.what} ≤ {self.limit:g} {self.unit}"
-
-    def is_met(self, comparison: Comparison) -> bool:
-        """Whether it is kept."""
-        return self.measure(comparison) <= self.limit
-
-    def verdict(self, comparison: Comparison) -> str:
-        """The promise, whether it is kept, and what was measured."""
-        met = "met" if self.is_met(comparison) else "**missed**"
-        return f"{self.text}: {met}, {self.measure(comparison):.3g}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -48,16 +56,7 @@ class Comparison:
     ours: list[float]
     theirs: list[float]
     goals: tuple[Goal, ...] = ()
-
-    @property
-    def median(self) -> float:
-        """Our median."""
-        return statistics.median(self.ours)
-
-    @property
-    def p99(self) -> float:
-        """Our 99th percentile; below 100 rounds that is our worst."""
-        return percentile_99(self.ours)
+    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -69,10 +68,58 @@ class Comparison:
         """The median of the rounds' differences, ours minus theirs."""
         return statistics.median(our - their for our, their in zip(self.ours, self.theirs, strict=True))
 
+    def as_data(self) -> dict[str, object]:
+        """Return it as it is written to JSON."""
+        return {
+            "work": self.work,
+            "rival": self.rival,
+            "rounds": len(self.ours),
+            "ours_us": summary(self.ours),
+            "rival_us": summary(self.theirs),
+            "ratio": self.ratio,
+            "difference_us": self.difference,
+            "goals": [
+                {"what": goal.what, "limit": goal.limit, "unit": goal.unit, "measured": goal.measure(self)}
+                for goal in self.goals
+            ],
+            "note": self.note,
+        }
 
-def percentile_99(values: list[float]) -> float:
-    """Return the value that 99 % of all do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """A comparison that could not be made here."""
+
+    work: str
+    rival: str
+    why: str
+
+    def as_data(self) -> dict[str, object]:
+        """Return it as it is written to JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What has been measured of ourselves alone, by name; the name says the unit."""
+
+    work: str
+    figures: dict[str, float]
+
+    def as_data(self) -> dict[str, object]:
+        """Return it as it is written to JSON."""
+        return dataclasses.asdict(self)
+
+
+Finding = Comparison | Missing | Figures
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Tell the median and the 99th percentile: what 99 % of all do not exceed; below 100 rounds that is the worst."""
+    return {
+        "median": statistics.median(values),
+        "p99": sorted(values)[min(len(values) - 1, int(len(values) * 0.99))],
+    }
 
 
 def ratio_within(limit: float) -> Goal:
@@ -82,7 +129,7 @@ def ratio_within(limit: float) -> Goal:
 
 def median_within(milliseconds: float) -> Goal:
     """Promise a median, whatever the rival takes."""
-    return Goal("median", milliseconds, "ms", lambda c: c.median / 1000)
+    return Goal("median", milliseconds, "ms", lambda c: statistics.median(c.ours) / 1000)
 
 
 def difference_within(milliseconds: float) -> Goal:
@@ -92,33 +139,58 @@ def difference_within(milliseconds: float) -> Goal:
 
 def p99_within(limit: float) -> Goal:
     """Promise that hardly any round takes more than `limit` times the median."""
-    return Goal("p99", limit, "x median", lambda c: c.p99 / c.median)
+    return Goal("p99", limit, "x median", lambda c: summary(c.ours)["p99"] / statistics.median(c.ours))
 
 
-def in_turn(
-    ours: Callable[[], Sample], theirs: Callable[[], Sample], rounds: int, pause: float = 0
-) -> tuple[list[Sample], list[Sample]]:
-    """Do both in every round, ours first in even ones, theirs first in odd ones, after one that warms up."""
-    samples: tuple[list[Sample], list[Sample]] = ([], [])
-    sides = (ours, theirs)
-    for number in range(rounds + 1):
-        for side in (0, 1) if number % 2 == 0 else (1, 0):
+@dataclasses.dataclass
+class Turns:
+    """What the rounds took, by side; nothing where a side failed."""
+
+    samples: dict[str, list[Sample | None]]
+    reasons: dict[str, str]
+
+    def compared(self, work: str, rival: str, part: str, *goals: Goal) -> Comparison | Missing:
+        """Compare us with one of the others, by a part of the rounds in which neither failed."""
+        pairs = [
+            (our[part], their[part])
+            for our, their in zip(self.samples[OURS], self.samples[rival], strict=True)
+            if our is not None and their is not None
+        ]
+        failed = len(self.samples[rival]) - len(pairs)
+        if not pairs:
+            return Missing(work, rival, self.reasons[rival])
+        note = f"{failed} of {failed + len(pairs)} rounds failed: {self.reasons[rival]}" if failed else ""
+        return Comparison(work, rival, [our for our, _ in pairs], [their for _, their in pairs], goals, note)
+
+
+def in_turn(sides: Mapping[str, Side], rounds: int, pause: float = 0, warm_up: bool = True) -> Turns:
+    """Do all sides in every round, beginning with another in each, after one round that does not count."""
+    turns = Turns({name: [] for name in sides}, {})
+    names = list(sides)
+    for number in range(-warm_up, rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             time.sleep(pause)
-            sample = sides[side]()
-            if number > 0:
-                samples[side].append(sample)
-    return samples
+            sample: Sample | None = None
+            try:
+                sample = sides[name]()
+            except RoundFailed as error:
+                if name == OURS:
+                    raise
+                turns.reasons[name] = str(error)
+            if number >= 0:
+                turns.samples[name].append(sample)
+    return turns
 
 
 def compare(
     work: str, rival: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int, *goals: Goal
-) -> Comparison:
+) -> Comparison | Missing:
     """Compare two callables by the time that a call takes."""
-    our_samples, their_samples = in_turn(timed(ours), timed(theirs), rounds)
-    return Comparison(work, rival, part(our_samples, "call"), part(their_samples, "call"), goals)
+    return in_turn({OURS: timed(ours), rival: timed(theirs)}, rounds).compared(work, rival, "call", *goals)
 
 
-def timed(function: Callable[[], object]) -> Callable[[], Sample]:
+def timed(function: Callable[[], object]) -> Side:
     """Make a side of a comparison out of a callable."""
 
     def sample() -> Sample:
@@ -129,42 +201,7 @@ def timed(function: Callable[[], object]) -> Callable[[], Sample]:
     return sample
 
 
-def part(samples: list[Sample], name: str) -> list[float]:
-    """Pick one part out of every round."""
-    return [sample[name] for sample in samples]
-
-
-def milliseconds(microseconds: float) -> str:
-    """Write a time with three digits that mean something."""
-    value = microseconds / 1000
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
-
-
-def table(comparisons: list[Comparison]) -> str:
-    """Write comparisons as a Markdown table."""
-    lines = [
-        "| work | ours, ms: median | p99 | rival | its median | its p99 | ratio | goal |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for c in comparisons:
-        goals = "; ".join(goal.verdict(c) for goal in c.goals)
-        theirs = f"{milliseconds(statistics.median(c.theirs))} | {milliseconds(percentile_99(c.theirs))}"
-        lines.append(
-            f"| {c.work} | {milliseconds(c.median)} | {milliseconds(c.p99)} | {c.rival} | {theirs} "
-            f"| {c.ratio:.2f} x | {goals or '-'} |"
-        )
-    return "\n".join(lines)
-
-
-def as_data(c: Comparison) -> dict[str, object]:
-    """Return a comparison as it is written to JSON."""
-    return {
-        "work": c.work,
-        "rival": c.rival,
-        "rounds": len(c.ours),
-        "ours_us": {"median": c.median, "p99": c.p99},
-        "rival_us": {"median": statistics.median(c.theirs), "p99": percentile_99(c.theirs)},
-        "ratio": c.ratio,
-        "difference_us": c.difference,
-        "goals": {goal.text: goal.is_met(c) for goal in c.goals},
-    }
+def parts(names: tuple[str, ...], times: list[float]) -> Sample:
+    """Name the stretches between points of time, in seconds."""
+    took = [(after - before) * 1e6 for before, after in itertools.pairwise(times)]
+    return dict(zip(names, took, strict=True))

@@ -26,7 +26,7 @@ UNPRIVILEGED = int(os.environ.get("UNPRIVILEGED_UID", "1001"))
 #: A file of tests goes to one of them whole: its fixtures are made once. ``-n 0`` among the arguments undoes it.
 WORKERS = ["-n", "2", "--dist", "loadfile"]
 LIMIT = 20 * 60  # seconds for one run of the suite: a hang must not use up CI's time
-LEFT_OUT = shutil.ignore_patterns(".git", ".kernels", ".venv*", ".hypothesis", "__pycache__", "*_cache", "results")
+LEFT_OUT = shutil.ignore_patterns(".git", ".kernels", ".venv*", ".hypothesis", "__pycache__", "*_cache", ".rivals")
 
 
 class Run(NamedTuple):
