@@ -28,18 +28,22 @@ class Served:
         self._process: subprocess.Popen[bytes] | None = None
 
     def round(self) -> Sample:
-        """Have a round done.
+        """Have a round done; by a new process, after one that loads what it needs and does not count.
 
         Raises:
-            RoundFailed: It says that it could not, has died or takes too long; the next round starts it again then.
+            RoundFailed: It says that it could not, has died or takes too long. The next round is a new process's.
         """
+        first = self._process is None
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip
         answer = self._ask(self._process)
+        if first and "error" not in answer:
+            answer = self._ask(self._process)
         if "error" in answer:
+            self.close()
             raise RoundFailed(answer["error"])
         return {name.removesuffix("_us"): value for name, value in answer.items()}
 
@@ -53,7 +57,6 @@ class Served:
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        self.close()
         return {"error": "it has died" if in_time else f"no answer within {PATIENCE} s"}
 
     def close(self) -> None:
