@@ -55,7 +55,7 @@ def table(results: Results, subject: str) -> str:
 
 def _row(each: dict[str, Any]) -> str:
     if "why" in each:
-        return f"| {each['work']} | | | | {each['rival']} | not available: {each['why'].replace('|', '/')} | | | |"
+        return f"| {each['work']} | | | | {each['rival']} | no figure: {each['why'].replace('|', '/')} | | | |"
     times = [milliseconds(each[side][part]) for side in ("ours_us", "rival_us") for part in ("median", "p99")]
     goals = "; ".join(map(_verdict, each["goals"]))
     return (
@@ -81,9 +81,11 @@ def milliseconds(microseconds: float) -> str:
 
 def publish(results: Results) -> None:
     """Draw the picture, and fill in every place of the documents."""
-    PICTURE.write_text(plot.drawn(results))
-    for document in DOCUMENTS:
-        document.write_text(filled_in(document.read_text(), results))
+    picture = plot.drawn(results)
+    texts = {document: filled_in(document.read_text(), results) for document in DOCUMENTS}
+    PICTURE.write_text(picture)
+    for document, text in texts.items():
+        document.write_text(text)
 
 
 def filled_in(text: str, results: Results) -> str:

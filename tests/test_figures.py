@@ -17,8 +17,10 @@ def test_tables_and_picture_are_those_of_the_last_measurement(monkeypatch: pytes
     import plot
     import report
 
-    results = json.loads(report.JSON.read_text())
+    results = json.loads(report.JSON.read_text()) if report.JSON.exists() else None
     for document in report.DOCUMENTS:
         text = document.read_text()
-        assert report.filled_in(text, results) == text, document
-    assert plot.drawn(results) == report.PICTURE.read_text()
+        measured = report.filled_in(text, results) if results else report.PLACE.sub(r"\1\3", text)
+        assert text == measured, document
+    if results:
+        assert report.PICTURE.read_text() == plot.drawn(results)
