@@ -52,6 +52,7 @@ PAUSE = 3
 def measured(scope: Scope, subjects: list[str]) -> report.Results:
     """Measure one subject after the other; print each as soon as it is known."""
     versions, _ = places.prepared()
+    began = time.monotonic()
     results: report.Results = {"machine": machine(scope, versions), "load": {}, "findings": {}}
     for name in subjects:
         time.sleep(PAUSE)
@@ -60,7 +61,7 @@ def measured(scope: Scope, subjects: list[str]) -> report.Results:
         results["findings"][name] = [finding.as_data() for finding in SUBJECTS[name](scope)]
         results["load"][name] = [before, os.getloadavg()[0]]
         print(f"\n## {name}: {time.monotonic() - start:.0f} s\n\n{report.table(results, name)}", flush=True)
-    print(f"\n{report.conditions(results)}")
+    print(f"\n{report.conditions(results)}; in {(time.monotonic() - began) / 60:.0f} minutes")
     return results
 
 
