@@ -99,13 +99,20 @@ class Host(Links):
             known = sorted(["localhost", *self._network])
             raise NetnsError(f"{self.name} knows no host {name!r}; it knows {', '.join(known)}")
         target = self._network[name]
-        addresses = [address for address in (target.ip, target.ip6) if address]
+        addresses = [address for address in self.meets_at(target) if address]
         if not addresses:
             raise NetnsError(f"{name} has no address; give it one with add_address")
         others = [self.namesake_of(target, address) for address in addresses]
         if None not in others:
             raise NetnsError(f"{name} is not met at {addresses[0]}: for {self.name} that is {others[0]!r}")
         return addresses[others.index(None)]
+
+    def meets_at(self, target: Host) -> tuple[str | None, str | None]:
+        """Where it finds another host: its first IPv4 and IPv6 address; of a router that translates, on this side."""
+        if self._owner is None or self._network.get(target.name) is not target:
+            return target.ip, target.ip6
+        away = self._owner.hidden(self, target)
+        return next((each for each in target._plain() if ":" not in each and each not in away), None), target.ip6
 
     def namesake_of(self, target: Host, address: str) -> Host | None:
         """The host that answers here to ``address`` instead of ``target``, which is in another network.
@@ -132,10 +139,12 @@ class Host(Links):
             PlanError: One is neither.
             NetnsError: The machine forbids mounts, so that the host has no such file.
         """
+        addresses = []
         for server in servers:
             if isinstance(server, Host) and server.closed:
                 raise ClosedError(server.why_closed)
-        addresses = [server.ip or server.ip6 or "" if isinstance(server, Host) else server for server in servers]
+            four, six = self.meets_at(server) if isinstance(server, Host) else (server, None)
+            addresses.append(four or six or "")
         text = resolver_file(addresses, search)
         own = self._belongings or self._equip()
         own.check_own_files(self.name)

@@ -21,7 +21,7 @@ from ._interfaces import Surroundings
 from ._names import NO_NAMESERVER, hosts_file
 from ._namespace import Namespace
 from ._plan import NOTHING, Plan
-from ._reach import answering
+from ._reach import answering, hidden
 from ._releasing import releasing
 from ._settings import is_root
 from ._steps import steps
@@ -266,6 +266,10 @@ class Life:
     def answering(self, place: Inside, address: str) -> str | None:
         """The host that a packet of a host gets to, where several have the address."""
         return answering(self._plan, place.name, address)
+
+    def hidden(self, place: Inside, target: Inside) -> frozenset[str]:
+        """The addresses of another host on the far side of a router that translates."""
+        return hidden(self._plan, place.name, target.name)
 
     def surroundings(self, place: Inside, interface: str) -> Surroundings | None:
         """What is known of an interface of a host or bridge; None if the lab has not made it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ._errors import PlanError
 from ._plan import Plan
-from ._reach import answering, shared
+from ._reach import answering, hidden, shared
 
 __all__ = ["NO_NAMESERVER", "hosts_file", "resolver_file"]
 
@@ -21,7 +21,8 @@ _HEAD = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 def hosts_file(plan: Plan, place: str, more: Mapping[str, Sequence[str]]) -> str:
     """``/etc/hosts`` of one host: every host of the plan, at each of its addresses.
 
-    Not at one that is another host's for ``place``, as behind another router that translates. First come the addresses
+    Not at one that is another host's for ``place``, as behind another router that translates, nor at one inside of such
+    a router where there are others. First come the addresses
     on segments that it shares with ``place``: programs take the first that fits. Who has no address still knows its own
     name, as Debian's installer sees to (127.0.1.1).
 
@@ -34,7 +35,8 @@ def hosts_file(plan: Plan, place: str, more: Mapping[str, Sequence[str]]) -> str
     for name, ends in plan.of_node.items():
         near = [text for end in ends if end.segment in own for text in end.addresses]
         far = [text for end in ends if end.segment not in own for text in end.addresses]
-        plain = (text.split("/")[0] for text in (*near, *far))
+        away = hidden(plan, place, name)
+        plain = (each for text in (*near, *far) if (each := text.split("/")[0]) not in away)
         if several:  # another host may be met there
             plain = (each for each in plain if each not in several or answering(plan, place, each) == name)
         addresses = dict.fromkeys([*plain, *more.get(name, ())])

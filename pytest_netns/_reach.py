@@ -1,4 +1,4 @@
-"""Who answers where several hosts have one address, as behind two routers that translate: pure functions of a plan."""
+"""Who is met at which address, as behind routers that translate: pure functions of a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from ._plan import Plan
 from ._routing import Route, routes
 
-__all__ = ["Passed", "all_routed", "answering", "shared", "way"]
+__all__ = ["Passed", "all_routed", "answering", "hidden", "shared", "way"]
 
 #: A host or router that a packet gets to, and the segment that it comes from; None where it begins.
 Passed = tuple[str, "str | None"]
@@ -31,6 +31,53 @@ def all_routed(plan: Plan) -> Plan:
     if all(node.routed for node in plan.nodes.values()):
         return plan
     return replace(plan, nodes={name: replace(node, routed=True) for name, node in plan.nodes.items()})
+
+
+def hidden(plan: Plan, place: str, name: str) -> frozenset[str]:
+    """The IPv4 addresses of a host that nobody gets to from a place, as others of it are on this side of a NAT.
+
+    None if all are on the other side: what is there is not told from what is not reached.
+    """
+    open_to = _open_to(plan, tuple(dict.fromkeys(end.segment for end in plan.of_node.get(place, ()))))
+    if open_to is None:
+        return frozenset()
+    four = [
+        (end.segment, text.split("/")[0])
+        for end in plan.of_node.get(name, ())
+        for text in end.addresses
+        if ":" not in text
+    ]
+    away = frozenset(address for segment, address in four if segment not in open_to)
+    return away if len(away) < len(four) else frozenset()
+
+
+def _open_to(plan: Plan, segments: tuple[str, ...]) -> frozenset[str] | None:
+    """The segments that IPv4 packets from these get to; None if that is all of them, or nothing is sent."""
+    known = _known(plan)
+    if known is None or not segments:
+        return None
+    if segments not in known:
+        known[segments] = _from(plan, segments)
+    return known[segments]
+
+
+@functools.lru_cache(1)
+def _known(plan: Plan) -> dict[tuple[str, ...], frozenset[str]] | None:
+    """What has been found of a plan: hundreds of hosts may be on the same segments. None if nothing translates."""
+    return {} if any(node.nat is not None for node in plan.nodes.values()) else None
+
+
+def _from(plan: Plan, segments: tuple[str, ...]) -> frozenset[str]:
+    found, waiting = set(segments), list(segments)
+    while waiting:
+        here = waiting.pop()
+        for end in plan.on_segment[here]:
+            node = plan.nodes[end.node]
+            if node.forwards and (node.nat is None or node.nat.outside != here):
+                new = {other.segment for other in plan.of_node[end.node]} - found
+                found |= new
+                waiting += new
+    return frozenset(found)
 
 
 def answering(plan: Plan, source: str, address: str) -> str | None:

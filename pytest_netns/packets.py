@@ -284,7 +284,8 @@ def _address_of(source: Host, target: object) -> tuple[str, _Address]:
             raise ValueError(f"ping: target={target!r}: {source.name} cannot resolve this name: {error}") from error
     if not _is_host(target):
         raise TypeError(f"ping: target={target!r}: expected a host, an address or a name")
-    address = target.ip if target.ip and (source.ip or not (source.ip6 and target.ip6)) else target.ip6
+    four, six = source.meets_at(target)
+    address = four if four and (source.ip or not (source.ip6 and six)) else six
     if not address:
         raise ValueError(
             f"ping: target={target!r}: expected a host with an address; {target.name} has none"

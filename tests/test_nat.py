@@ -326,6 +326,29 @@ def test_any_lab_with_nat_is_connected_as_its_plan_says(data: dict[str, Any]) ->
             assert bool(ping(lab[source], lab[target], timeout=seconds(20) if expected else 0.1)) == expected
 
 
+def test_outside_meets_a_router_at_its_outside_address(netns_lab: Lab) -> None:
+    """By handle and by name, by programs and as name server; while it translates, no longer."""
+    net = Net(netns_lab, "wan")
+    farther = netns_lab.bridge("farther")
+    netns_lab.router("exchange", net.wan, farther)
+    remote = netns_lab.host("remote", farther)
+
+    def found(host: Host) -> set[str]:
+        host.use_nameserver(net.home)
+        results = [ping(host, net.home, timeout=seconds(20)), ping(host, "home", timeout=seconds(20))]
+        assert all(results)
+        asked = host.run(["getent", "ahostsv4", "home"], capture_output=True, text=True, check=True).stdout
+        server = host.call(Path("/etc/resolv.conf").read_text).split()[1]
+        return {asked.split()[0], server, host.resolve("home"), *(result.address for result in results)}
+
+    assert found(remote) == found(net.near) == {net.outside}
+    assert found(net.laptop) == {net.home.ip}
+    assert not ping(remote, net.laptop, timeout=0.01)
+    net.home.set_nat(None)
+    assert remote.resolve("home") == net.home.ip
+    assert ping(remote, net.home, timeout=seconds(20)).address == net.home.ip
+
+
 def test_tracked_connections_are_forgotten(netns_pair: Pair) -> None:
     """All of a namespace, at once; those of others are left alone, and where there are none nothing is wrong."""
     beijing, shanghai = netns_pair

@@ -200,6 +200,44 @@ def test_who_answers_where_two_have_one_address() -> None:
     assert answering(plan, "server", "192.168.7.7") is None
 
 
+def test_a_name_leads_to_an_address_on_this_side() -> None:
+    """Of a router that translates, and of any host with a foot on each; where there is none, to what there is."""
+    plan = plan_from(
+        {
+            "bridges": {name: {} for name in ("lan", "street", "wan", "far")},
+            "hosts": {
+                "laptop": {"bridges": ["lan"]},
+                "both": {"bridges": ["lan", "wan"]},
+                "server": {"bridges": ["far"]},
+                "alone": {},
+            },
+            "routers": {
+                "home": {"bridges": ["lan", "street"], "nat": "street"},
+                "carrier": {"bridges": ["street", "wan"], "nat": "wan"},
+                "exchange": {"bridges": ["wan", "far"]},
+            },
+        }
+    )
+
+    def known(plan: Plan, place: str, name: str) -> list[str]:
+        lines = [line.split() for line in hosts_file(plan, place, {}).splitlines()]
+        found = [address for address, *names in lines if names == [name]]
+        assert {text.split("/")[0] for end in plan.of_node[name] for text in end.addresses if ":" in text} <= {*found}
+        return [address for address in found if ":" not in address]
+
+    assert known(plan, "laptop", "home") == known(plan, "alone", "home") == ["10.0.0.3", "10.0.1.1"]
+    assert known(plan, "home", "home") == known(plan, "lan", "home") == ["10.0.0.3", "10.0.1.1"]
+    assert known(plan, "carrier", "home") == ["10.0.1.1"]
+    assert known(plan, "laptop", "carrier") == ["10.0.1.2", "10.0.2.2"]
+    assert known(plan, "server", "carrier") == ["10.0.2.2"]
+    assert known(plan, "server", "home") == ["10.0.0.3", "10.0.1.1"]
+    assert known(plan, "server", "laptop") == ["10.0.0.1"]
+    assert known(plan, "exchange", "both") == ["10.0.2.1"]
+    assert known(plan, "both", "home") == ["10.0.0.3", "10.0.1.1"]
+    assert known(set_nat(plan, "carrier", None), "server", "home") == ["10.0.1.1"]
+    assert known(set_nat(set_nat(plan, "carrier", None), "home", None), "server", "home") == ["10.0.0.3", "10.0.1.1"]
+
+
 def test_rules_follow_the_plan() -> None:
     """None without NAT or outside; a forward changes only the part that can be changed alone."""
     plan = home()
