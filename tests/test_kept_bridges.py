@@ -296,9 +296,11 @@ def test_one_that_others_had_to_do_with_is_kept_for_nobody(use: Callable[[Lab], 
     lab, *_ = pair()
     assert inode(lab) == number
     use(lab)
-    wait_until_another_would_get_it(lab)
-    lab, *_ = pair()
-    assert inode(lab) != number
+    with Peephole(bridge_of(lab)) as peephole:  # keeps it alive: the number of one that is gone may be given again
+        lab.close()
+        peephole.wait_until_alone()
+        lab, *_ = pair()
+        assert inode(lab) != number
     lab.close()
 
 

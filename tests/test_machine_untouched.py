@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_netns import Lab
+
 pytestmark = pytest.mark.kernel
 
 #: Files whose contents move by themselves, whoever does what.
@@ -123,6 +125,8 @@ def test_names():
 def test_a_session_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
     """The machine's network is equal before and after a session that does all that a session can do."""
     (tmp_path / "test_session.py").write_text(SESSION)
+    with Lab() as lab:  # where that is a module, the kernel loads it now, and makes a dummy0 of the machine's
+        lab.host().run(["ip", "link", "add", "name", "lo2", "type", "dummy"], check=False)
     before = _machine()
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", "--netns-missing=fail"],
