@@ -11,9 +11,12 @@ import time
 from typing import Any
 
 from ._awaiting import readable
+from ._errors import hide_own_frames
 from ._process import Popen
 
 __all__ = ["communicate"]
+
+__tracebackhide__ = hide_own_frames
 
 _PIECE = 1 << 16
 

@@ -25,14 +25,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from . import _journal, _kernel, _pickling, _scapy, _transfer
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from ._fork import Entry
 
-__all__ = ["LOST", "SHOW_STACKS", "Plan", "current_tag", "flush", "run", "without_own_frames"]
+__all__ = ["LOST", "SHOW_STACKS", "Plan", "current_tag", "flush", "run", "without_own_frames", "without_way_in"]
 
 #: Asks the child's faulthandler for its stacks, by which it ends; a signal that programs do not use.
 SHOW_STACKS = signal.SIGRTMAX - 1
 #: Exit code of a child that cannot answer, because the callable has closed what the answer goes through.
 LOST = 113
+#: Modules that call callables.
+_WAY_IN = ("pytest_netns._child", "pytest_netns._block", "pytest_netns._started")
 
 
 class Plan:
@@ -79,8 +83,7 @@ def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
             answer = _transfer.VALUE, _transfer.pack_value(value, plan.name)
         except BaseException as error:
             _end_if_forked(plan, error)
-            own_frames = error.__traceback__
-            error.__traceback__ = own_frames.tb_next if own_frames is not None else None
+            error.__traceback__ = without_way_in(error.__traceback__)
             answer = _transfer.EXCEPTION, [_pickling.pack_exception(error)]
         code = _answer(plan.send, *answer)
     except BaseException:
@@ -125,6 +128,13 @@ def _settle(plan: Plan) -> None:
         logger.handlers = handlers
     warnings.showwarning = plan.send.warning
     _scapy.look_again(plan.scapy)
+
+
+def without_way_in(step: TracebackType | None) -> TracebackType | None:
+    """Of a traceback, what is the callable's: not how it came to be called."""
+    while step is not None and step.tb_frame.f_globals["__name__"] in _WAY_IN:
+        step = step.tb_next
+    return step
 
 
 def without_own_frames(stacks: str) -> str:

@@ -77,6 +77,7 @@ class WaitTimeout(NetnsError, TimeoutError):
 def hide_own_frames(info: Any) -> bool:
     """For ``__tracebackhide__`` of a module: its frames tell users nothing where the error says what was wrong.
 
-    Those of other errors, which may be mistakes of ours, pytest shows; and all of them with ``--full-trace``.
+    Errors of ``subprocess`` are about the caller's program, too. Those of others, which may be mistakes of ours, pytest
+    shows; and all of them with ``--full-trace``.
     """
-    return isinstance(info.value, (NetnsError, OSError))
+    return isinstance(info.value, (NetnsError, OSError)) or type(info.value).__module__ == "subprocess"

@@ -20,7 +20,7 @@ from ._fork import Entry
 from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
 from ._plan import Plan
-from ._process import Popen
+from ._process import Popen, without_frames_of_subprocess
 from ._releasing import releasing
 from ._waiting import Waits
 
@@ -130,11 +130,13 @@ class Inside(Waits):
         Args:
             check: False if it may end with an error.
         """
+        __tracebackhide__ = True
         program = self._popen(args, positional, keywords, keep=True)
         self.background.add(program)
         return program
 
     def _popen(self, args: Any, positional: tuple[Any, ...], keywords: dict[str, Any], *, keep: bool = False) -> Popen:
+        __tracebackhide__ = True
         held = self.namespace.broker
         return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=held, _keep=keep, **keywords)
 
@@ -171,12 +173,14 @@ class Inside(Waits):
         **keywords: Any,
     ) -> subprocess.CompletedProcess[Any]:
         """Run a program inside and wait for it; takes, returns and raises what ``subprocess.run`` does."""
+        __tracebackhide__ = True
         with self._popen(args, positional, _with_pipes(keywords, input, capture_output)) as process:
             try:
                 stdout, stderr = process.communicate(input, timeout=timeout)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired as error:
                 process.kill()
                 process.wait()
+                without_frames_of_subprocess(error)
                 raise
             except BaseException:
                 process.kill()
@@ -197,6 +201,7 @@ class Inside(Waits):
 
         Cancelling it, or its time-out, kills the program.
         """
+        __tracebackhide__ = True
         from ._arun import communicate
 
         with self._popen(args, positional, _with_pipes(keywords, input, capture_output)) as process:

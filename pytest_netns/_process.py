@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ._broker import Broker
     from ._fork import Entry
 
-__all__ = ["Popen"]
+__all__ = ["Popen", "without_frames_of_subprocess"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -63,6 +63,7 @@ class Popen(subprocess.Popen[Any], InBackground):
         check: bool = True,
         **keywords: Any,
     ) -> None:
+        __tracebackhide__ = True
         self._entry = _entry
         self._broker = _broker
         self._pidfd = -1
@@ -76,9 +77,10 @@ class Popen(subprocess.Popen[Any], InBackground):
         self._in_background(not_given(positional, keywords) if _keep else [], check=check)
         try:
             super().__init__(args, *positional, **keywords)
-        except BaseException:
+        except BaseException as error:
             if self.kept is not None:
                 self.kept.close()
+            without_frames_of_subprocess(error)
             raise
 
     def poll(self) -> int | None:
@@ -200,6 +202,20 @@ class Popen(subprocess.Popen[Any], InBackground):
             warnings.warn(f"subprocess {self.pid} is still running", ResourceWarning, source=self, stacklevel=2)
         # The base class would keep it to wait for it some day; this is not our child, and the helper does.
         self._let_go()
+
+
+def without_frames_of_subprocess(error: BaseException) -> None:
+    """Take them out of the traceback where the error is about the program.
+
+    pytest would show the source of each: 200 lines and more of the constructor, for a mistake in a name.
+    """
+    step = error.__traceback__
+    while step is not None and isinstance(error, (OSError, subprocess.SubprocessError)):
+        after = step.tb_next
+        while after is not None and after.tb_frame.f_globals is vars(subprocess):
+            after = after.tb_next
+        step.tb_next = after
+        step = after
 
 
 #: What asks a program to end: however it does then is what the sender wanted.

@@ -59,8 +59,8 @@ class InBackground(Writing):
         """
         if self.kept is None:
             raise NetnsError(f"{self.label}: stdout and stderr were given, so its output is not kept; read it there")
-        data = self.kept.look_now()
-        return data.decode(
+        self.kept.look_now()
+        return self.kept.data().decode(
             getattr(self, "encoding", None) or "utf-8", getattr(self, "errors", None) or "backslashreplace"
         )
 

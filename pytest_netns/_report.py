@@ -175,10 +175,14 @@ def write_artifacts(item: pytest.Item) -> None:
     running = [_Done(each.where, each.all) for each in _background.everywhere()]
     for done in [*item.stash[_kept_key], *running]:
         for number, work in enumerate(done.works, 1):
-            data = b"" if work.kept is None else work.kept.stamped()
-            if data:
+            if work.kept is None:
+                continue
+            work.kept.look_now()
+            if work.kept.size:
                 folder.mkdir(parents=True, exist_ok=True)
                 name = _NO_NAME.sub("-", f"{done.where}-{number}-{os.path.basename(work.label.split(' ')[0])}")
                 names = (name if again == 1 else f"{name}.{again}" for again in itertools.count(1))
-                next(path for each in names if not (path := folder / f"{each}.log").exists()).write_bytes(data)
+                path = next(path for each in names if not (path := folder / f"{each}.log").exists())
+                with path.open("wb") as file:
+                    file.writelines(work.kept.stamped())
     _background.listener = None

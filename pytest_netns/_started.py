@@ -22,6 +22,7 @@ from . import _pickling, _process, _transfer
 from ._background import check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable
+from ._child import without_way_in
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._limits import room_for_a_program
 from ._output import Output
@@ -73,6 +74,7 @@ class Started(Writing, Generic[T]):
     """A callable that runs in the background of a host; what ``host.start`` returns."""
 
     def __init__(self, entry: Entry, broker: Broker, function: Callable[..., T], args: Any, kwargs: Any) -> None:
+        __tracebackhide__ = True
         name = getattr(function, "__qualname__", None) or repr(function)
         if not callable(function):
             raise TypeError(f"expected a callable, not {function!r}; for a command use host.popen([...])")
@@ -125,7 +127,8 @@ class Started(Writing, Generic[T]):
     def output(self) -> str:
         """What it has printed, logged and warned so far."""
         assert self.kept is not None
-        return self.kept.look_now().decode(errors="backslashreplace")
+        self.kept.look_now()
+        return self.kept.data().decode(errors="backslashreplace")
 
     def wait(self, timeout: float = CALL_LIMIT) -> T:
         """Wait for its end; return its value or raise what it raised.
@@ -254,8 +257,7 @@ def _with_output(pipe: int, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except BaseException as error:
-        own = error.__traceback__
-        traceback.print_exception(type(error), error, own.tb_next if own is not None else None)
+        traceback.print_exception(type(error), error, without_way_in(error.__traceback__))
         raise
 
 

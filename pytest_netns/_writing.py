@@ -19,6 +19,9 @@ __all__ = ["Writing"]
 
 __tracebackhide__ = hide_own_frames
 
+#: Seconds; a look that takes longer is taken less often.
+_LONG = 0.01
+
 
 class Writing:
     """For what is ``Work`` of :mod:`._background`, and says whether it has failed."""
@@ -58,6 +61,7 @@ class Writing:
         while True:
             over = time.monotonic() >= deadline
             ended = not self.running()
+            began = time.monotonic()
             found = self._found(wanted)
             if found is not None:
                 return found
@@ -71,15 +75,17 @@ class Writing:
             if over:
                 words = f"{self._asked_for(wanted)}: not within {timeout:g} s{last_output(self)}"
                 raise WaitTimeout(words + processes(os.fstat(self._entry.net).st_ino, self._entry.where))
+            took = time.monotonic() - began
+            if took > _LONG:  # who writes without end would have us look without end
+                wait_for_any([self.watched()], min(2 * took, deadline - time.monotonic()))
             # Another process or thread may take what rings the bell, hence the quarter of a second.
             wait_for_any([self.kept.bell, self.watched()], min(0.25, deadline - time.monotonic()))
 
     def _found(self, wanted: re.Pattern[Any]) -> re.Match[Any] | None:
-        text = self.output
-        if isinstance(wanted.pattern, str):
-            return wanted.search(text)
-        assert self.kept is not None
-        return wanted.search(bytes(self.kept.look()))
+        if self.kept is None or isinstance(wanted.pattern, str):
+            return wanted.search(self.output)
+        self.kept.look_now()
+        return wanted.search(bytes(self.kept.data()))
 
     def _asked_for(self, wanted: re.Pattern[Any]) -> str:
         return f"{self.label} in {self._entry.where} was to write {wanted.pattern!r}"
