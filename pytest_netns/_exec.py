@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "make_room", "start"]
 
-_RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)]
-
+#: What this interpreter ignores.
+_IGNORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)]
 
 _KINDS = (
     (_kernel.CLONE_NEWNET, "network namespace"),
@@ -150,6 +150,16 @@ def _spawn(spec: dict[str, Any], fds: list[int]) -> tuple[int, Failure | None]:
 
 
 def _spawn_first(spec: dict[str, Any], actions: list[Any]) -> int:
+    # Ignored signals stay so over exec (signal(7)).
+    before = [(number, _signal.signal(number, _signal.SIG_IGN)) for number in spec["ignored"]]
+    try:
+        return _spawn_path(spec, actions)
+    finally:
+        for number, handler in before:
+            _signal.signal(number, handler)
+
+
+def _spawn_path(spec: dict[str, Any], actions: list[Any]) -> int:
     failures = []
     for path in spec["paths"]:
         try:
@@ -163,7 +173,7 @@ def _spawn_first(spec: dict[str, Any], actions: list[Any]) -> int:
                 # A program signals its own group (kill 0) without hitting its neighbours.
                 setsid=True,
                 setsigmask=spec["mask"],
-                setsigdef=_RESTORED if spec["restore_signals"] else [],
+                setsigdef=[number for number in _IGNORED if number not in spec["ignored"]],
             )
         except OSError as error:
             if error.errno == errno.EINVAL:  # something of it is not known here
@@ -208,9 +218,10 @@ def _become(spec: dict[str, Any], fds: list[int], place: Place, error_pipe: int)
         if spec["limits"] is not None:
             _make_room(dict(spec["limits"]))
         error_pipe = _place(fds, spec["targets"], error_pipe)
-        if spec["restore_signals"]:
-            for number in _RESTORED:
-                signal.signal(number, signal.SIG_DFL)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_DFL)
+        for number in spec["ignored"]:
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, spec["mask"])
         stage = "cwd"
         os.chdir(spec["directory"])

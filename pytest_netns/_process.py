@@ -21,7 +21,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._errors import NetnsError, hide_own_frames
@@ -38,6 +38,10 @@ __tracebackhide__ = hide_own_frames
 
 #: Above the largest number of a process (PID_MAX_LIMIT, include/linux/threads.h).
 _NOBODY = 1 << 23
+
+#: Which ``restore_signals`` is about: Python ignores them, programs are not to.
+_RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)]
+_SIGNALS = sorted(map(int, signal.valid_signals()))
 
 #: Of what is replaced, without ``self``; other versions of Python have others.
 _PARAMETERS = list(inspect.signature(getattr(subprocess.Popen, "_execute_child")).parameters)[1:]  # noqa: B009
@@ -241,6 +245,7 @@ def _spec(
     if b"=" in b"".join(env):
         raise ValueError("illegal environment variable name")
     group: int | None = asked.get("process_group")
+    umask, ignored = _fields("/proc/self/status", b"Umask:", b"SigIgn:")
     spec = {
         "argv": [os.fsencode(word) for word in argv],
         "paths": _paths(executable, asked["env"], env),
@@ -249,10 +254,10 @@ def _spec(
         "cwd": None if asked["cwd"] is None else os.fsencode(asked["cwd"]),
         "targets": targets,
         "mask": sorted(_signal.pthread_sigmask(signal.SIG_BLOCK, ())),
-        "restore_signals": bool(asked["restore_signals"]),
+        "ignored": _numbers_of(int(ignored, 16), without=_RESTORED if asked["restore_signals"] else ()),
         "new_session": bool(asked["start_new_session"]),
         "process_group": None if group is None or group < 0 else group,
-        "umask": asked["umask"] if asked["umask"] >= 0 else _own_umask(),
+        "umask": asked["umask"] if asked["umask"] >= 0 else int(umask, 8),
         "groups": None if asked["gids"] is None else list(asked["gids"]),
         "gid": asked["gid"],
         "uid": asked["uid"],
@@ -265,6 +270,7 @@ def _spec(
         spec["limits"] = None  # it has them already
     #: Whether nothing is asked that only the new process can do for itself.
     spec["simple"] = all(spec[name] is None for name in ("process_group", "groups", "gid", "uid", "limits"))
+    spec["simple"] &= signal.SIGCHLD not in spec["ignored"]  # the helper could not ignore that for a moment
     if b"\0" in b"".join([*spec["argv"], *spec["paths"], *env, *env.values(), spec["cwd"] or b""]):
         raise ValueError("embedded null byte")
     return spec
@@ -335,9 +341,9 @@ def _own_directory() -> bytes:
         return b"/"
 
 
-def _own_umask() -> int:
-    # os.umask would change it for a moment, in every thread.
-    return int(_field("/proc/self/status", b"Umask:") or b"22", 8)
+def _numbers_of(mask: int, *, without: Collection[int]) -> list[int]:
+    # A C library has a few for itself.
+    return [number for number in _SIGNALS if mask >> number - 1 & 1 and number not in without]
 
 
 def _pid_of(pidfd: int) -> int:
@@ -345,17 +351,18 @@ def _pid_of(pidfd: int) -> int:
 
     The kernel says -1 then, or 0 where our namespace does not see it: to kill(2) these are everybody, and our group.
     """
-    number = int(_field(f"/proc/self/fdinfo/{pidfd}", b"Pid:") or b"-1")
-    return number if number > 0 else _NOBODY
+    (pid,) = _fields(f"/proc/self/fdinfo/{pidfd}", b"Pid:")
+    return int(pid) if int(pid) > 0 else _NOBODY
 
 
-def _field(path: str, name: bytes) -> bytes | None:
+def _fields(path: str, *names: bytes) -> list[bytes]:
+    # From there, for os.umask would change it for a moment, in every thread; and Python does not know what is ignored.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # half the system calls of open
     try:
         words = os.read(fd, 8192).split()
     finally:
         os.close(fd)
-    return words[words.index(name) + 1] if name in words else None
+    return [words[words.index(name) + 1] for name in names]
 
 
 def _start_error(failure: tuple[str, int, str], executable: Any, cwd: Any) -> Exception:

@@ -134,6 +134,27 @@ def test_identity_can_be_changed_by_root(netns: Host) -> None:
         assert ours[0] is theirs[0] is PermissionError
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD])
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_ignored_signals_stay_ignored(netns: Host, number: signal.Signals, handler: signal.Handlers) -> None:
+    """As nohup(1) wants it, and Python's own only with ``restore_signals=False``; whichever way a program starts."""
+
+    def ignored(run: Callable[..., Any], **keywords: Any) -> int:
+        shown = run(["grep", "SigIgn", "/proc/self/status"], stdout=subprocess.PIPE, **keywords).stdout
+        return int(shown.split()[1], 16) & ~(3 << 31)  # posix_spawn(3) of glibc ignores two signals of its own
+
+    ways: list[dict[str, Any]] = [{}, {"restore_signals": False}]
+    ways += [{**way, "group": os.getgid(), "extra_groups": None} for way in ways]  # this takes a fork
+    before = signal.signal(number, handler)
+    try:
+        expected = [ignored(subprocess.run, **way) for way in ways]
+        assert [ignored(netns.run, **way) for way in ways] == expected
+    finally:
+        signal.signal(number, before)
+    assert ignored(netns.run) == ignored(subprocess.run)
+    assert (expected[0] >> number - 1 & 1) == (handler == signal.SIG_IGN and number != signal.SIGPIPE)
+
+
 def test_popen_has_the_methods_of_popen(netns: Host) -> None:
     """``poll``, ``wait`` with a limit, ``terminate``, and a return code that names the signal."""
     with netns.popen(["sleep", "100"]) as program:
