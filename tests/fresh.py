@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from pytest_netns import Bridge, Host, Lab
 
-__all__ = ["bare_names", "own_interfaces"]
+__all__ = ["OF_DRIVERS", "bare_names", "own_interfaces"]
+
+#: What drivers make on the machine when they are loaded, which any test does that is the first to use one.
+OF_DRIVERS = {"bond0", "dummy0", "ifb0", "ifb1", "teql0", *(f"{kind}0" for kind in ("erspan", "gre", "gretap", "sit"))}
+OF_DRIVERS |= {f"{kind}0" for kind in ("ip6_vti", "ip6gre", "ip6tnl", "ip_vti", "tunl")}
 
 
 def bare_names() -> list[str]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fresh import OF_DRIVERS
 from pace import seconds
 
 pytestmark = pytest.mark.kernel
@@ -420,8 +421,9 @@ def _names() -> list[str]:
 def _machine() -> dict[str, list[str]]:
     """What the machine itself shows; but names in /run/netns, which others may come and go meanwhile."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    interfaces = {line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]}
     return {
-        "interfaces": sorted(line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]),
+        "interfaces": sorted(interfaces - OF_DRIVERS),
         "mounts": sorted(path for path in mounted if not path.startswith("/run/netns/")),
         "files": sorted(os.listdir("/dev/shm")),
     }
