@@ -81,6 +81,9 @@ class Work(Writer, Protocol):
     def state(self) -> str:
         """That it is running, or how it ended."""
 
+    def hear(self) -> None:
+        """Make our own what it has logged and warned so far."""
+
     def watched(self) -> int:
         """A descriptor that can be read once it has ended."""
 

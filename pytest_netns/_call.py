@@ -25,7 +25,7 @@ from ._awaiting import one_readable
 from ._errors import ChildDied, NetnsError, WaitTimeout
 from ._fork import Entry
 
-__all__ = ["Child", "Outcome", "died", "is_readable"]
+__all__ = ["Child", "Outcome", "died", "is_readable", "pass_on"]
 
 _STACKS_LIMIT = 5.0
 _CANCELLED = ("CancelledError", "Cancelled")  # asyncio's and trio's
@@ -217,9 +217,14 @@ class Child:
                 self._outcome.kind, self._outcome.body = kind, body
             elif kind == _transfer.ALONE:
                 self.alone = True
-            elif not self._unheard:
-                _pass_on(kind, body)
+            else:
+                self._said(kind, body)
         return True
+
+    def _said(self, kind: bytes, body: bytes) -> None:
+        """A log record, warning or output has come."""
+        if not self._unheard:
+            pass_on(kind, body)
 
     def _take_report(self) -> None:
         data = os.read(self._report, _fork.REPORT.size)
@@ -288,7 +293,7 @@ def is_readable(fd: int) -> bool:
     return bool(_readable({fd}, 0))
 
 
-def _pass_on(kind: bytes, body: bytes) -> None:
+def pass_on(kind: bytes, body: bytes) -> None:
     """Make a child's log record, warning or output our own."""
     if kind == _transfer.RECORD:
         record = _transfer.unpack_record(body)

@@ -147,8 +147,10 @@ class Inside(Waits):
         has called that: ``def serve(port, ready): …; ready(); …``. If it has not within 60 s, it is killed. A coroutine
         function is run in an event loop of its own.
 
-        What it prints, logs and warns is kept and shown as that of a program is; see :meth:`popen`. An exception before
-        ``ready()`` is raised here. One after it fails the test, unless :meth:`Started.wait` has told of it.
+        What it prints, logs and warns is kept and shown as that of a program is; see :meth:`popen`. Log records reach
+        the test, too (caplog), and so do warnings, whenever it looks: by ``wait``, ``output`` or ``wait_output``.
+        What is left goes where pytest has logs and warnings after the test's body. An exception before ``ready()`` is
+        raised here. One after it fails the test, unless :meth:`Started.wait` has told of it.
         """
         __tracebackhide__ = True
         from ._started import Started

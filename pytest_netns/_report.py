@@ -88,6 +88,9 @@ def fail_for_bad_ends(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
 
 def after_phase(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Show what programs have written if the test has failed, and write it to files where that was asked for."""
+    for background in _background.everywhere():
+        for work in background.all:
+            work.hear()
     xfailed = report.skipped and hasattr(report, "wasxfail")
     if call.when == "teardown" and xfailed and call.excinfo is not None and _is_of_others(call.excinfo.value):
         report.outcome = "failed"  # the error of the end of a lab that tests share

@@ -1,7 +1,8 @@
 """A callable in the background of a host: it says itself when it is ready, and ends with the host.
 
 It is a call (:mod:`._call`) that nobody waits for at once. So that it never waits for us either, its answer goes to a
-file in memory, and what it prints, logs and warns goes where programs in the background write (:mod:`._output`).
+file in memory, and what it prints, logs and warns goes where programs in the background write (:mod:`._output`). Log
+records and warnings are in that file, too, for when somebody asks what it has said.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from . import _pickling, _process, _transfer
 from ._background import check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
-from ._call import Child, is_readable
+from ._call import Child, is_readable, pass_on
 from ._child import without_way_in
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._limits import room_for_a_program
@@ -54,11 +56,34 @@ class _Child(Child):
 
     def begin(self) -> None:
         """Start it; return when it is inside."""
-        self._unheard = True  # what it says goes elsewhere
+        self._heard: list[tuple[bytes, bytes]] = []
+        self._gone = False
+        self._lock = threading.RLock()
         self._start()
         self._sources = {self._report}  # a file can be read at any time
         while self._pid is None and not self._ended:
             self._turn(None)
+
+    def _receive(self) -> bool:
+        with self._lock:  # one of the test's threads may wait for its output
+            return super()._receive()
+
+    def _said(self, kind: bytes, body: bytes) -> None:
+        self._heard.append((kind, body))
+
+    def hear(self) -> None:
+        """Make our own what it has logged and warned so far."""
+        with self._lock:
+            while not self._gone and self._receive():
+                pass
+            heard, self._heard = self._heard, []
+        for kind, body in heard:
+            pass_on(kind, body)
+
+    def _finish(self) -> None:
+        with self._lock:
+            super()._finish()
+            self._gone = True
 
     def look(self) -> bool:
         """Take note of its end, if it has ended."""
@@ -128,6 +153,7 @@ class Started(Writing, Generic[T]):
         """What it has printed, logged and warned so far."""
         assert self.kept is not None
         self.kept.look_now()
+        self.hear()
         return self.kept.data().decode(errors="backslashreplace")
 
     def wait(self, timeout: float = CALL_LIMIT) -> T:
@@ -145,9 +171,12 @@ class Started(Writing, Generic[T]):
         if self._owner != os.getpid():
             raise NetnsError(f"{self.label} was started by another process; wait for it there")
         self._told = True
-        if not self._over:
-            self._child.wait_for_end(timeout)
-            self._finish()
+        try:
+            if not self._over:
+                self._child.wait_for_end(timeout)
+                self._finish()
+        finally:
+            self.hear()
         return self._child._outcome.result(self.label, self._where)  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -206,6 +235,11 @@ class Started(Writing, Generic[T]):
         """It is about to be ended by us."""
         self._end_expected |= self.running()
 
+    def hear(self) -> None:
+        """Make our own what it has logged and warned so far."""
+        if self._owner == os.getpid():
+            self._child.hear()
+
     def watched(self) -> int:
         """A descriptor that can be read once it has ended; -1 when that is known."""
         return -1 if self._over else self._child.ended_by
@@ -253,7 +287,7 @@ def _with_output(pipe: int, work: Callable[[], Any]) -> Any:
     shown = logging.StreamHandler(sys.stderr)
     shown.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.root.addHandler(shown)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     try:
         return work()
     except BaseException as error:
@@ -262,6 +296,13 @@ def _with_output(pipe: int, work: Callable[[], Any]) -> Any:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+    forward: Callable[..., None],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    *_: Any,
+    **__: Any,
 ) -> None:
+    forward(message, category, filename, lineno)
     sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))

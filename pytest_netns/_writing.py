@@ -43,6 +43,9 @@ class Writing:
         def _failure(self) -> int | None:
             """Its exit status if it has ended with an error; a callable's is 0."""
 
+    def hear(self) -> None:
+        """Make our own what it has logged and warned so far; a program has nothing of that kind."""
+
     def wait_output(self, pattern: str | bytes | re.Pattern[Any], *, timeout: float = WAIT_LIMIT) -> re.Match[Any]:
         """Wait until what it has written, from its start, matches somewhere.
 
@@ -85,6 +88,7 @@ class Writing:
         if self.kept is None or isinstance(wanted.pattern, str):
             return wanted.search(self.output)
         self.kept.look_now()
+        self.hear()
         return wanted.search(bytes(self.kept.data()))
 
     def _asked_for(self, wanted: re.Pattern[Any]) -> str:

@@ -166,14 +166,71 @@ def test_whatever_it_says_is_kept(netns: Host) -> None:
         print(300_000 * "x")
         return 300_000 * "y"
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         started = netns.start(talk)
-    assert started.wait(20) == 300_000 * "y"
+        assert started.wait(20) == 300_000 * "y"
     lines = started.output.splitlines()
     assert lines[:2] == ["printed", "WARNING mine: logged 1"]
     assert "UserWarning: warned" in lines[2]
     assert lines[-2:] == ["echoed", 300_000 * "x"]
+
+
+def test_log_records_and_warnings_reach_the_test(netns: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """Once each, when the test looks: by output, a wait for it, or the value; as soon as they can be seen there."""
+
+    def talk(ready: Ready) -> None:
+        for number in range(3):
+            logging.getLogger("mine").warning("record %s", number)
+            warnings.warn(f"warning {number}", UserWarning, stacklevel=1)
+            ready()
+            if number < 2:
+                os.read(gates[number], 1)
+
+    gates, openers = zip(os.pipe(), os.pipe(), strict=True)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        started = netns.start(talk)
+        looks: list[Callable[[], object]] = [
+            lambda: started.output,
+            lambda: started.wait_output(b"warning 1\n"),
+            started.wait,
+        ]
+        for number, look in enumerate(looks):
+            assert len(caplog.messages) == len(warned) == number
+            look()
+            assert caplog.messages[-1] == f"record {number}"
+            assert str(warned[-1].message) == f"warning {number}"
+            if number < 2:
+                os.write(openers[number], b"x")
+    assert len(caplog.messages) == len(warned) == 3
+    for fd in (*gates, *openers):
+        os.close(fd)
+
+
+def test_warnings_and_records_of_which_nobody_asked_are_not_lost(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in the summary of warnings, and in a log that is shown as it grows."""
+    result = Inner(pytester, monkeypatch).run(
+        """
+        import logging, warnings
+
+        def work(ready):
+            logging.getLogger("mine").warning("a-record")
+            warnings.warn("a-warning")
+            ready()
+
+        def test_it(netns):
+            netns.start(work)
+        """,
+        "--log-cli-level=WARNING",
+    )
+    text = result.stdout.str()
+    assert result.parseoutcomes() == {"passed": 1, "warnings": 1}
+    assert "test_small.py::test_it\n" in text
+    assert "UserWarning: a-warning" in text
+    assert text.count("a-record") == 1
 
 
 def test_nothing_is_left() -> None:
