@@ -29,6 +29,7 @@ __all__ = [
     "everywhere",
     "how_it_ended",
     "indented",
+    "is_of_this_phase",
     "last_output",
     "no_second_error",
     "starter_of",
@@ -182,6 +183,11 @@ def starter_of(work: Work) -> str:
     if not test or test == _test_and_phase(os.environ.get("PYTEST_CURRENT_TEST", ""))[0]:
         return ""
     return f", started {'by' if phase == 'call' else f'in the {phase} of'} {test}"
+
+
+def is_of_this_phase(work: Work) -> bool:
+    """Whether it was started in the phase of the test that is under way."""
+    return work.started_in == os.environ.get("PYTEST_CURRENT_TEST")
 
 
 def _test_and_phase(current: str) -> tuple[str, str]:

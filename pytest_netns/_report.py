@@ -3,7 +3,8 @@
 A bad end fails the test that is running. Where the test is expected to fail (xfail) that would go unseen. So it counts
 there as the expected failure only if the test has started the program itself; and if that outlives the test, as in a
 lab that tests share, the next test tells of it. The end of what others have started is left to the next test, or to the
-end of the lab.
+end of the lab. Nor does an attempt count that is made again (pytest-rerunfailures): the next one fails, too, as long as
+the host is there, unless the body itself had started the program, as it then does anew.
 """
 
 from __future__ import annotations
@@ -51,10 +52,13 @@ _kept_key = pytest.StashKey[list[_Done]]()
 _folder_key = pytest.StashKey[Path]()
 #: Whose bad ends the test has been told of, by us.
 _blamed_key = pytest.StashKey[list[_background.Work]]()
+#: Of whose bad ends an attempt has told that may have been in vain.
+_attempt_key = pytest.StashKey[list[_background.Work]]()
 
 
 def check_ends(item: pytest.Item) -> None:
     """Fail the test if something has ended with an error of which nobody has been told."""
+    _untell(item.stash.get(_attempt_key, []))
     only_own = item.get_closest_marker("xfail") is not None
     ends = [end for background in _background.everywhere() for end in background.bad_ends(only_own=only_own)]
     if ends:
@@ -100,13 +104,20 @@ def after_phase(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
         there = {title for title, _ in report.sections}
         report.sections += [section for section in sections(item) if section[0] not in there]
     if call.when == "call" and not xfailed:
-        item.stash.setdefault(_blamed_key, []).clear()
+        of_it = item.stash.get(_blamed_key, [])
+        item.stash[_attempt_key] = [work for work in of_it if not _background.is_of_this_phase(work)]
+        item.stash[_blamed_key] = []
     if call.when == "teardown":
-        still_there = {id(work) for background in _background.everywhere() for work in background.all}
-        for work in item.stash.get(_blamed_key, []):
-            if id(work) in still_there:
-                work.tell(told=False)
+        _untell(item.stash.get(_blamed_key, []))
         write_artifacts(item)
+
+
+def _untell(works: list[_background.Work]) -> None:
+    """Have those told of again that are still there."""
+    still_there = {id(work) for background in _background.everywhere() for work in background.all}
+    for work in works:
+        if id(work) in still_there:
+            work.tell(told=False)
 
 
 def _is_of_others(error: BaseException) -> bool:

@@ -52,6 +52,45 @@ def test_every_attempt_has_a_network_and_a_folder_of_its_own(inner: Inner) -> No
         assert len(set((inner.path / name).read_text().splitlines())) == 3
 
 
+SHARED_RERUN = """
+import os, select, pytest
+
+def ended(program):
+    poll = select.poll()
+    if program.running():
+        poll.register(program.watched(), select.POLLIN)
+        assert poll.poll(60_000)
+
+@pytest.fixture(scope="session")
+def shared(netns_lab_factory):
+    with netns_lab_factory() as lab:
+        yield lab.host("shared")
+
+INSIDE = [pytest.param(where, marks=[pytest.mark.netns] * where) for where in (0, 1)]
+
+@pytest.fixture(scope="module")
+def servers(shared):
+    return [shared.popen("read line; exit 3", shell=True, stdin=-1) for where in (0, 1)]
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_dies(servers, inside, request):
+    if request.node.execution_count == 1:
+        os.write(servers[inside].stdin.fileno(), b"\\n")
+        ended(servers[inside])
+
+def test_next(servers): ...
+
+def test_its_own(shared, request):
+    ended(shared.popen(["false"] if request.node.execution_count == 1 else ["true"]))
+"""
+
+
+def test_a_rerun_brings_no_server_back(inner: Inner) -> None:
+    """The end of one that tests share fails every attempt; of what an attempt has started, only that one."""
+    result = inner.run(SHARED_RERUN, "-p", "pytest_rerunfailures", "--reruns=2")
+    assert result.parseoutcomes() == {"failed": 2, "passed": 2, "rerun": 5}
+
+
 RANDOM = """
 import random
 
