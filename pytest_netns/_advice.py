@@ -12,8 +12,10 @@ __all__ = ["about_users"]
 
 #: As programs say that they could not become somebody else, or give a file to somebody else.
 _WANTS_ANOTHER_USER = re.compile(
-    r"(initgroups|setgroups|set groups|set(e|re|res)?[ug]id|\b(user|group)-id|\b[ug]id\b|\bchown\b)"
-    r".*(Operation not permitted|Invalid argument)",
+    r"(initgroups|setgroups|set (supplementa(l|ry) )?groups|set(e|re|res)?[ug]id|\b(user|group)-id|\b[ug]id\b|\bchown\b"
+    r"|chang(e|ing) ownership)"
+    r"(.*|.*\n(.*\n)?.*Error: .*)"  # the second is Python's, with a line that points at the call
+    r"(Operation not permitted|Invalid argument)",
     re.IGNORECASE,
 )
 

@@ -134,7 +134,8 @@ def sections(item: pytest.Item) -> list[tuple[str, str]]:
             text = work.kept.tail() if work.kept is not None else ""
             if text or id(work) in has_failed_it:
                 title = f"{background.where}: {work.label} ({work.state()}{_background.starter_of(work)})"
-                found.append((title, text or "(it has written nothing)"))
+                advice = work.kept.advice(text) if work.kept is not None else ""
+                found.append((title, (text or "(it has written nothing)") + advice))
     return found
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from marking import Inner
 from programs import program
 
 from pytest_netns import ChildDied, Lab, LabFactory, Pair, PairFactory, PlanError, _advice, ping
@@ -79,6 +81,28 @@ class TestWithoutRoot:
         with Lab() as lab:  # as the error says
             assert lab.host().popen(dnsmasq).wait_output("started")
 
+    @pytest.mark.once
+    def test_a_daemon_that_goes_on_without_its_workers_is_explained(
+        self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the report of the test that fails for it: nginx listens, and nobody of it answers."""
+        result = Inner(pytester, monkeypatch).run(f"""
+            import pytest
+
+            @pytest.mark.netns(user="root")
+            def test_it(netns, tmp_path):
+                (tmp_path / "conf").write_text(
+                    f"daemon off; error_log stderr; pid {{tmp_path}}/pid; user root nogroup; events {{{{}}}}"
+                )
+                nginx = netns.popen([{program("nginx")!r}, "-c", str(tmp_path / "conf"), "-e", "stderr"])
+                nginx.wait_output("setgid.*failed")
+                assert not "answers"
+        """)
+        result.assert_outcomes(failed=1)
+        title = r"-+ netns: \S*nginx .* \(running\) -+\n"
+        words = r"(?s:.)*setgid\(.*\n(?s:.)*tell it not to change its user.*, or run it"
+        assert re.search(title + words, result.stdout.str())
+
     def test_the_capabilities_are_all_there_are(self) -> None:
         """Over what is in the lab: users of it may mount, and change owners, as root does."""
         with Lab(user="root") as lab:
@@ -96,6 +120,11 @@ class TestWithoutRoot:
         ('nginx: [emerg] chown("/run/x/body", 65534) failed (22: Invalid argument)', True),
         ("tcpdump: Couldn't change to 'root' uid=0 gid=0: Operation not permitted", True),
         ("su: cannot set groups: Operation not permitted", True),
+        ("chroot: failed to set supplemental groups: Operation not permitted", True),
+        ("install: cannot change ownership of 'x': Invalid argument", True),
+        ("    os.setuid(1)\n    ~~~~^^^\nPermissionError: [Errno 1] Operation not permitted", True),
+        ("    os.setuid(1)\nOSError: [Errno 22] Invalid argument", True),
+        ("setuid: done\nmount: Operation not permitted", False),
         ("nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)", False),
         ("mount: /mnt: permission denied", False),
     ],
