@@ -287,7 +287,10 @@ class Wait:
         from ._listing import processes
 
         lines += [f"{work.label} in {self._background.where}: {work.state()}{last_output(work)}" for work in works]
-        return "\n".join(lines) + processes(self._background.net, self._background.where)
+        others = processes(self._background.net, self._background.where)
+        if works and not others:  # no reason to end the wait: a thread of the test may be about to listen
+            others = f"\nnothing runs in {self._background.where} any more"
+        return "\n".join(lines) + others
 
 
 def check_limit(limit: Any) -> None:

@@ -95,6 +95,18 @@ def test_a_server_that_dies_ends_the_wait(netns: Host) -> None:
         netns.wait_listening(80, timeout=SHORT)
 
 
+def test_a_server_that_has_ended_well_is_told_of(netns: Host) -> None:
+    """It may have left a daemon, which is waited for; where nothing runs any more, the message says that, too."""
+    started = netns.popen("echo in the background; sleep 1000 & exit 0", shell=True)
+    started.wait(60)
+    ended = r"exit 0 in netns: ended with exit status 0; its output:\n  [\d:.]+ in the background\n"
+    with pytest.raises(WaitTimeout, match=ended + r"processes in netns:\n  \d+ \w .*sleep 1000"):
+        netns.wait_listening(80, timeout=SHORT)
+    netns.end_processes()
+    with pytest.raises(WaitTimeout, match=ended + "nothing runs in netns any more$"):
+        netns.wait_listening(80, timeout=SHORT)
+
+
 def test_a_path_is_waited_for(netns: Host, tmp_path: Path) -> None:
     """A folder's content is told where it is not there in time."""
     (tmp_path / "other").touch()
