@@ -137,11 +137,12 @@ def _settle(todo: Steps, netlinks: dict[str, Netlink]) -> None:
 
 
 def _load_rules(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
-    from ._nat_load import load, load_anew
+    from ._nat_load import free, load, load_anew
 
     for name, (text, before) in todo.rules.items():
         if before is None:
             load(name, namespaces[name], text)
+            free(namespaces[name], todo.freed.get(name, ()))
         else:
             load_anew(name, namespaces[name], text, before)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import socket
+from collections.abc import Iterable
 
-from ._conntrack import flush_connections
+from ._conntrack import flush_connections, forget_translated
 from ._errors import FeatureLacking, KernelError, NetnsError, hide_own_frames
 from ._features import lacking
 from ._namespace import Namespace
-from ._nat_rules import CLOSED, OPEN_AGAIN
-from ._nftables import run_nft
+from ._nat_rules import CLOSED, OPEN_AGAIN, Forwarded
+from ._nftables import ask_nft, run_nft
 
-__all__ = ["load", "load_anew"]
+__all__ = ["free", "load", "load_anew"]
 
 #: Seconds that the kernel remembers UDP packets, so that what comes back late still gets in (RFC 4787, REQ-5).
 _REMEMBERED = b"300"
@@ -51,3 +54,27 @@ def load_anew(name: str, namespace: Namespace, text: str, before: str) -> None:
         load(name, namespace, before + OPEN_AGAIN)
         raise
     load(name, namespace, OPEN_AGAIN)
+
+
+#: ``192.168.1.2 . 17 . 5000 timeout 5m expires 4m59s : 5000``; with the remote address, if the mapping depends on that.
+_MAPPED = re.compile(r"((\S+) \. (\d+) \. (\d+)(?: \. [\d.]+)?) [^:,{}]*: (\d+)")
+_NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+
+
+def free(namespace: Namespace, forwarded: Iterable[Forwarded]) -> None:
+    """Have whoever has one of these ports outside get another with its next packet; whom it leads to keeps it.
+
+    The rules already see to it that nobody else gets one from now on.
+    """
+    leads = {(_NUMBERS[each.protocol], each.port): (each.address, each.to_port) for each in forwarded}
+    if not leads:
+        return
+    gone = []
+    for key, address, number, inner, port in _MAPPED.findall(ask_nft(namespace, "list map inet netns mapped\n")):
+        wanted = leads.get((int(number), int(port)))
+        if wanted not in (None, (address, int(inner))):
+            gone.append(f"delete element inet netns mapped {{ {key} }}\n")
+            gone.append(f"delete element inet netns ports {{ {number} . {port} }}\n")
+    for text in gone:  # one by one: one may have run out meanwhile, and not every kind of NAT has ports
+        run_nft(namespace, text)
+    forget_translated(namespace, leads)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._nat import DEPENDS, Nat, address_behind, outside_ends
 from ._plan import End, Plan
 
-__all__ = ["CLOSED", "NOTHING_LEFT", "OPEN_AGAIN", "NatRules", "nat_rules"]
+__all__ = ["CLOSED", "NOTHING_LEFT", "OPEN_AGAIN", "Forwarded", "NatRules", "nat_rules"]
 
 _INDEPENDENT, _ADDRESS, _BOTH = DEPENDS
 _EMPTY = "table inet netns\ndelete table inet netns\n"
@@ -28,12 +29,22 @@ OPEN_AGAIN = "delete table inet netns_closed\n"
 _WRITTEN_DOWN = "flags dynamic,timeout; timeout 300s; size 65535;"
 
 
+class Forwarded(NamedTuple):
+    """A port outside, and where it leads to by IPv4."""
+
+    protocol: str
+    port: int
+    address: str
+    to_port: int
+
+
 @dataclass(frozen=True)
 class NatRules:
     """What to give to ``nft -f -``: ``table`` replaces everything, ``forwards`` the forwarded ports and addresses."""
 
     table: str
     forwards: str
+    forwarded: frozenset[Forwarded]
 
 
 def nat_rules(plan: Plan, router: str) -> NatRules | None:
@@ -55,7 +66,7 @@ def nat_rules(plan: Plan, router: str) -> NatRules | None:
         *_guards(outside),
     ]
     text = "\n".join(f"    {line}" for part in parts for line in part.splitlines())
-    return NatRules(f"{_EMPTY}table inet netns {{\n{text}\n}}\n", _forwards(plan, router))
+    return NatRules(f"{_EMPTY}table inet netns {{\n{text}\n}}\n", *_forwards(plan, router))
 
 
 def _set(items: Iterable[str]) -> str:
@@ -79,6 +90,7 @@ def _maps(nat: Nat) -> list[str]:
         "map forwarded { type ipv4_addr . inet_proto . inet_service : inet_service; }",
         "set own { type ipv4_addr; }",
         "set within { type ipv4_addr; }",
+        "set leading { type ipv4_addr . inet_proto . inet_service; }",
         "set kept { type inet_proto . inet_service; }",
         "set open { type ipv6_addr . inet_proto . inet_service; }",
     ]
@@ -136,18 +148,22 @@ def _translate(name: str, verb: str, nat: Nat) -> str:
 
 
 def _learn(nat: Nat) -> str:
-    """Write down what was done. ``th sport`` is the port outside by now."""
+    """Write down what was done. ``th sport`` is the port outside by now.
+
+    Whoever has a port that is forwarded to somebody else has it no longer than its connections last.
+    """
     first, last = "ct original ip saddr . meta l4proto . ct original proto-src", "meta l4proto . th sport"
     lines = ["meta nfproto != ipv4 return"]
     translated = "meta l4proto { tcp, udp } ct status snat ct direction original"
+    if nat.preserve_ports:
+        lines.append(f"{translated} update @taken {{ {last} }}")
+    lines.append(f"meta l4proto {{ tcp, udp }} {last} @kept {first} != @leading return")
     if nat.mapping != _BOTH:
         remote = " . ip daddr" if nat.mapping == _ADDRESS else ""
         lines.append(f"{translated} update @mapped {{ {first}{remote} : th sport }}")
     if _has_owners(nat):
         owner = "ct original ip saddr . ct original proto-src"
         lines.append(f"{translated} update @ports {{ {last} : {owner} }}")
-    if nat.preserve_ports:
-        lines.append(f"{translated} update @taken {{ {last} }}")
     if nat.filtering == _ADDRESS:
         lines.append(f"{translated} update @sent {{ {last} . ip daddr }}")
     return _chain("learn", "type filter hook postrouting priority srcnat + 1;", lines)
@@ -183,10 +199,11 @@ def _addresses(ends: Iterable[End]) -> list[str]:
     return list(dict.fromkeys(text.split("/")[0] for end in ends for text in end.addresses if ":" not in text))
 
 
-def _forwards(plan: Plan, router: str) -> str:
+def _forwards(plan: Plan, router: str) -> tuple[str, frozenset[Forwarded]]:
     lines = [f"flush map inet netns {name}" for name in ("forwards", "forwarded")] + [
         "flush set inet netns own",
         "flush set inet netns within",
+        "flush set inet netns leading",
         "flush set inet netns kept",
         "flush set inet netns open",
     ]
@@ -195,6 +212,7 @@ def _forwards(plan: Plan, router: str) -> str:
     lines += [f"add element inet netns own {{ {address} }}" for address in own]
     lines += [f"add element inet netns within {{ {address} }}" for address in within]
     seen: set[tuple[str, str]] = set()
+    found = []
     for each in plan.nodes[router].port_forwards:
         four, six = (address_behind(plan, router, each.to, version) for version in (4, 6))
         inner = f"{each.protocol} . {each.to_port}"
@@ -204,8 +222,10 @@ def _forwards(plan: Plan, router: str) -> str:
             outer = f"{each.protocol} . {each.port}"
             lines.append(f"add element inet netns kept {{ {outer} }}")
             lines.append(f"add element inet netns forwards {{ {outer} : {four} . {each.to_port} }}")
+            found.append(Forwarded(each.protocol, each.port, four, each.to_port))
             if not again:
+                lines.append(f"add element inet netns leading {{ {four} . {inner} }}")
                 lines.append(f"add element inet netns forwarded {{ {four} . {inner} : {each.port} }}")
         if six and not again:
             lines.append(f"add element inet netns open {{ {six} . {inner} }}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", frozenset(found)

@@ -11,7 +11,7 @@ from ._fork import Entry
 from ._namespace import Namespace
 from ._process import Popen
 
-__all__ = ["find_nft", "run_nft"]
+__all__ = ["ask_nft", "find_nft", "run_nft"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -41,9 +41,20 @@ def run_nft(namespace: Namespace, text: str) -> str:
     Returns:
         Nothing; or what nft says if it, or the kernel, refused them.
     """
+    status, said = _run(namespace, text)
+    return (said.strip()[:2000] or f"exit status {status}") if status else ""
+
+
+def ask_nft(namespace: Namespace, text: str) -> str:
+    """What nft lists, in numbers; nothing if there is no such thing."""
+    status, said = _run(namespace, text, "-n")
+    return "" if status else said
+
+
+def _run(namespace: Namespace, text: str, *options: str) -> tuple[int, str]:
     held = namespace.broker
     with Popen(
-        [find_nft(), "-f", "-"],
+        [find_nft(), *options, "-f", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -57,4 +68,4 @@ def run_nft(namespace: Namespace, text: str) -> str:
         except BaseException:
             nft.kill()
             raise
-    return (said.strip()[:2000] or f"exit status {nft.returncode}") if nft.returncode else ""
+    return nft.returncode, said

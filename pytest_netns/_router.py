@@ -76,9 +76,9 @@ class Router(Host):
     ) -> None:
         """Have a port of the outside address lead to a host: ``home.forward_port(80, server)``.
 
-        It holds when this returns, in place of where the port led before; connections and mappings stay. Hosts inside
-        reach it by the outside address, too, if there is ``hairpin``. For IPv6 the host's own address is let in at
-        ``to_port``.
+        It holds when this returns, in place of where the port led before; connections and mappings stay, but those of
+        hosts that had the port outside: they get another with their next packet. Hosts inside reach it by the outside
+        address, too, if there is ``hairpin``. For IPv6 the host's own address is let in at ``to_port``.
 
         Args:
             port: Of the outside address.

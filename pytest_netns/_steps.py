@@ -7,12 +7,16 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from . import _requests
 from ._change_steps import Alterations, add_changes
 from ._plan import BRIDGE_INDEX, NOTHING, End, Plan
 from ._port import PLAIN
 from ._routing import Route, routes
+
+if TYPE_CHECKING:
+    from ._nat_rules import Forwarded
 
 __all__ = ["Cable", "Steps", "Tables", "steps"]
 
@@ -49,6 +53,8 @@ class Steps:
     like: dict[str, bytes] = field(default_factory=dict)
     #: Rules of routers that translate, in nft's language; and those of before, if all is to be forgotten.
     rules: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    #: Ports of them that lead elsewhere now: who had one outside has it no longer.
+    freed: dict[str, list[Forwarded]] = field(default_factory=dict)
     #: By the place that the near end is made in.
     cables: dict[str, list[Cable]] = field(default_factory=dict)
     #: In bridges, right after their cables: what ports are told.
@@ -236,6 +242,7 @@ def _add_rules(todo: Steps, old: Plan, new: Plan) -> None:
             todo.rules[name] = after.table + after.forwards, told if name in old.nodes else None
         elif before.forwards != after.forwards:
             todo.rules[name] = after.forwards, None
+            todo.freed[name] = sorted(after.forwarded - before.forwarded)
 
 
 def _words(route: Route, ends: Iterable[End], tables: Tables) -> list[tuple[int, str | None, str, int | None]]:

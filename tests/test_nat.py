@@ -34,11 +34,14 @@ from pytest_netns import (
     _nftables,
     ping,
 )
-from pytest_netns._conntrack import flush_connections
+from pytest_netns._conntrack import flush_connections, forget_translated
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns(requires=["nat"])]
 
 _TRACKING = "table inet tracking { chain seen { type filter hook input priority 0; ct state new accept; }; }"
+_COUNTING = (
+    "table inet counted { chain known { type filter hook forward priority 10; ct state established counter; }; }"
+)
 Address = tuple[str, int]
 
 
@@ -396,6 +399,85 @@ class TestForwards:
         server.send("still there", before)
         laptop.heard("still there")
         assert laptop.seen_as(server) == [before]
+
+    @pytest.mark.parametrize(
+        "nat",
+        [
+            *(Nat("wan", kind) for kind in ("home", "full-cone", "symmetric", "carrier-grade")),
+            Nat("wan", mapping="address-dependent", filtering="address-dependent"),
+        ],
+        ids=str,
+    )
+    def test_a_port_is_taken_from_who_has_it_outside(self, netns_lab: Lab, at: At, nat: Nat) -> None:
+        """Who does gets another with the next packet; no packet is lost, and mappings of all others stay."""
+        net = Net(netns_lab, nat)
+        servers, laptop, phone = (at(net.near, 1000), at(net.far, 1000)), at(net.laptop, 5000), at(net.phone, 5000)
+        other = at(net.phone, 5001)
+        assert ping(net.phone, net.near, timeout=seconds(20))
+        before = other.seen_as(servers[0])
+        ((_, port),) = phone.seen_as(servers[0])
+        net.home.forward_port(port, net.laptop, 5000, protocol="udp")
+        assert laptop.seen_as(*servers) == [(net.outside, port)] * 2
+        assert (net.outside, port) not in phone.seen_as(*servers)
+        for server in servers:
+            server.send("by the forward", (net.outside, port))
+            laptop.heard("by the forward")
+        net.home.forward_port(port, None, protocol="udp")
+        assert laptop.seen_as(*servers) == [(net.outside, port)] * 2
+        assert (net.outside, port) not in phone.seen_as(*servers)
+        assert other.seen_as(servers[0]) == before
+
+    def test_a_port_is_taken_for_good(self, netns_lab: Lab, at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also from who sends by the old connection while it is being taken."""
+        net = Net(netns_lab, Nat("wan", "carrier-grade"))
+        server, laptop, phone = at(net.near, 1000), at(net.laptop, 5000), at(net.phone, 5000)
+        ((_, port),) = phone.seen_as(server)
+
+        def forget(namespace: Namespace, leads: Any) -> None:
+            phone.send("meanwhile", server.address)
+            assert server.heard("meanwhile")["meanwhile"] == (net.outside, port)
+            forget_translated(namespace, leads)
+
+        monkeypatch.setattr(_nat_load, "forget_translated", forget)
+        net.home.forward_port(port, net.laptop, 5000, protocol="udp")
+        assert laptop.seen_as(server) == [(net.outside, port)]
+        assert (net.outside, port) not in phone.seen_as(server)
+
+    def test_a_port_is_not_taken_from_whom_it_leads_to(self, netns_lab: Lab, at: At) -> None:
+        """The host's mapping and connections stay, before, while and after it is forwarded."""
+        net = Net(netns_lab, Nat("wan", "carrier-grade"))
+        servers, laptop = [at(net.near, 1000), at(net.far, 1000), at(net.far, 1001)], at(net.laptop, 5000)
+        before = laptop.seen_as(servers[0])
+        net.home.forward_port(before[0][1], net.laptop, 5000, protocol="udp")
+        net.home.forward_port(before[0][1], None, protocol="udp")
+        assert laptop.seen_as(servers[1]) == before
+        servers[0].send("at", before[0])
+        laptop.heard("at")
+        net.home.run([program("nft"), _COUNTING], check=True)
+        net.home.forward_port(before[0][1], net.laptop, 5000, protocol="udp")
+        laptop.seen_as(servers[0])
+        counted = net.home.run([program("nft"), "list", "table", "inet", "counted"], capture_output=True, text=True)
+        assert "packets 1 " in counted.stdout
+        net.home.forward_port(before[0][1], None, protocol="udp")
+        assert laptop.seen_as(*servers) == before * 3
+        net.home.forward_port(7000, net.laptop, 5001, protocol="udp")
+        second = at(net.laptop, 5001)
+        assert second.seen_as(servers[0]) == [(net.outside, 7000)]
+        net.home.forward_port(7000, None, protocol="udp")
+        assert second.seen_as(servers[1]) == [(net.outside, 7000)]
+
+    def test_what_was_taken_does_not_come_back(self, netns_lab: Lab, at: At) -> None:
+        """When the forward ends, nobody gets in by the mapping that was there before it."""
+        net = Net(netns_lab, Nat("wan", "full-cone"))
+        server, phone = at(net.near, 1000), at(net.phone, 5000)
+        assert phone.seen_as(server) == [(net.outside, 5000)]
+        net.home.forward_port(5000, net.laptop, protocol="udp")
+        net.home.forward_port(5000, None, protocol="udp")
+        server.send("by the old one", (net.outside, 5000))
+        ((_, port),) = phone.seen_as(server)
+        server.send("by the new one", (net.outside, port))
+        assert port != 5000
+        assert list(phone.heard("by the new one")) == ["by the new one"]
 
     def test_every_outside_address_leads_inside(self, netns_lab: Lab, at: At) -> None:
         """From outside and, by hairpin, from inside; one that is added leaves mappings alone."""
