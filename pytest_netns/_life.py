@@ -186,9 +186,10 @@ class Life:
     def reset(self) -> None:
         """Have it be as new, where several tests share it: what its hosts have learned from packets is forgotten.
 
-        Neighbours (ARP and NDP), what bridges have learned, tracked connections and mappings of NAT, path MTUs of IPv4;
-        interfaces that were switched off are on; packets are counted from now on. What was asked for stays (addresses,
-        routes, further hosts), and so does what runs.
+        Neighbours (ARP and NDP), what bridges have learned, tracked connections and mappings of NAT, path MTUs of IPv4
+        (Linux keeps those of IPv6); interfaces of the lab that were switched off are on, those that ``add_…`` gave stay
+        as they are; packets are counted from now on. What was asked for stays (addresses, routes, further hosts), and
+        so does what runs.
 
         Raises:
             KernelError: The kernel refused.

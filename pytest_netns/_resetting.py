@@ -45,5 +45,5 @@ def _switch_on(hosts: Iterable[Host], bridges: Iterable[Bridge]) -> None:
                 bridge[name].up()
     for host in hosts:
         for name, state in host.interfaces.items():
-            if not state.up and host._is_planned(name):
+            if not state.up and (name == "lo" or host._is_planned(name)):
                 host[name].up()
