@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ._nat import DEPENDS, Nat, address_behind, outside_ends
 from ._plan import End, Plan
+from ._reach import unseen
 
 __all__ = ["CLOSED", "NOTHING_LEFT", "OPEN_AGAIN", "Forwarded", "NatRules", "nat_rules"]
 
@@ -91,6 +92,7 @@ def _maps(nat: Nat) -> list[str]:
         "set own { type ipv4_addr; }",
         "set within { type ipv4_addr; }",
         "set leading { type ipv4_addr . inet_proto . inet_service; }",
+        "set hidden { type ipv4_addr; flags interval; }",
         "set kept { type inet_proto . inet_service; }",
         "set open { type ipv6_addr . inet_proto . inet_service; }",
     ]
@@ -176,7 +178,11 @@ def _guards(outside: str) -> list[str]:
     the same remote side a moment later, as two hosts do that meet through their routers (RFC 5128, 3.3). IPv6, which is
     not translated, has no such trouble: at a port that is forwarded by IPv4 the router refuses TCP, as programs try
     IPv6 first and would wait.
+
+    What conntrack finds invalid is not translated. It does not go out from networks that nobody outside gets to; from
+    others it may be an answer to somebody whose question came another way.
     """
+    untranslated = f"iifname != {outside} oifname {outside} ip saddr @hidden ct state invalid drop"
     refused = "meta nfproto ipv6 meta l4proto tcp meta l4proto . th dport @kept reject with tcp reset"
     let_in = [
         f"iifname != {outside} accept",
@@ -185,7 +191,7 @@ def _guards(outside: str) -> list[str]:
         "meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @open accept",
     ]
     return [
-        _chain("guard", "type filter hook forward priority filter;", [*let_in, "drop"]),
+        _chain("guard", "type filter hook forward priority filter;", [untranslated, *let_in, "drop"]),
         _chain("own", "type filter hook input priority filter;", [*let_in, refused, "meta l4proto { tcp, udp } drop"]),
     ]
 
@@ -204,6 +210,7 @@ def _forwards(plan: Plan, router: str) -> tuple[str, frozenset[Forwarded]]:
         "flush set inet netns own",
         "flush set inet netns within",
         "flush set inet netns leading",
+        "flush set inet netns hidden",
         "flush set inet netns kept",
         "flush set inet netns open",
     ]
@@ -211,6 +218,9 @@ def _forwards(plan: Plan, router: str) -> tuple[str, frozenset[Forwarded]]:
     within = [each for each in _addresses(plan.of_node[router]) if each not in own]
     lines += [f"add element inet netns own {{ {address} }}" for address in own]
     lines += [f"add element inet netns within {{ {address} }}" for address in within]
+    nat = plan.nodes[router].nat
+    hidden = unseen(plan, nat.outside) if nat is not None else []
+    lines += [f"add element inet netns hidden {{ {network} }}" for network in hidden]
     seen: set[tuple[str, str]] = set()
     found = []
     for each in plan.nodes[router].port_forwards:

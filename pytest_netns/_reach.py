@@ -6,11 +6,12 @@ import functools
 import ipaddress
 from collections import Counter
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 from ._plan import Plan
 from ._routing import Route, routes
 
-__all__ = ["Passed", "all_routed", "answering", "hidden", "shared", "way"]
+__all__ = ["Passed", "all_routed", "answering", "hidden", "shared", "unseen", "way"]
 
 #: A host or router that a packet gets to, and the segment that it comes from; None where it begins.
 Passed = tuple[str, "str | None"]
@@ -49,6 +50,18 @@ def hidden(plan: Plan, place: str, name: str) -> frozenset[str]:
     ]
     away = frozenset(address for segment, address in four if segment not in open_to)
     return away if len(away) < len(four) else frozenset()
+
+
+def unseen(plan: Plan, segment: str) -> list[IPv4Network]:
+    """The IPv4 networks that nobody gets to from a segment, and from wherever its packets get to.
+
+    So whatever comes from there, by way of this segment, is no answer to anybody.
+    """
+    open_to = _open_to(plan, (segment,)) or frozenset(plan.segments)
+    met = [network for name in open_to if (network := plan.segments[name].subnet) is not None]
+    away = [each.subnet for name, each in plan.segments.items() if name not in open_to and each.subnet is not None]
+    alone = (network for network in away if not any(network.overlaps(other) for other in met))
+    return list(ipaddress.collapse_addresses(each for each in alone if isinstance(each, IPv4Network)))
 
 
 def _open_to(plan: Plan, segments: tuple[str, ...]) -> frozenset[str] | None:

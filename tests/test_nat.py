@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pace import seconds
 from programs import program
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 
 from pytest_netns import (
     FeatureLacking,
@@ -166,6 +167,25 @@ def test_inside_reaches_outside_and_not_the_other_way(netns_lab: Lab) -> None:
         asking.settimeout(0.1)
         with pytest.raises(TimeoutError):
             asking.connect((net.outside, 22))
+
+
+def test_what_cannot_be_translated_stays_inside(netns_lab: Lab) -> None:
+    """An answer that nobody asked for, an error about no connection; what is sent after them comes, translated."""
+    net = Net(netns_lab, "wan")
+    answer, first = (TCP(sport=4000, dport=80, flags=flags) for flags in ("SA", "S"))
+    error = ICMP(type=3, code=3) / IP(src=net.near.ip, dst=net.laptop.ip) / UDP(sport=9, dport=9)
+    kind, protocol = socket.SOCK_DGRAM, socket.htons(0x0800)
+    with (
+        net.near.socket(socket.AF_PACKET, kind, protocol) as tap,
+        net.laptop.socket(socket.AF_INET, socket.SOCK_RAW, 255) as raw,
+    ):
+        tap.settimeout(seconds(20))
+        for payload in (answer, error, first):
+            raw.sendto(bytes(IP(src=net.laptop.ip, dst=net.near.ip) / payload), (net.near.ip, 0))
+        packets = iter(lambda: IP(tap.recv(2000)), None)
+        packet = next(each for each in packets if each.dst == net.near.ip)  # others are to groups, of the router (IGMP)
+    assert TCP in packet, packet
+    assert (packet.src, packet[TCP].flags) == (net.outside, "S")
 
 
 def test_a_forwarded_port_is_at_the_outside_address_only(netns_lab: Lab, at: At) -> None:

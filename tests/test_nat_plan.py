@@ -238,6 +238,45 @@ def test_a_name_leads_to_an_address_on_this_side() -> None:
     assert known(set_nat(set_nat(plan, "carrier", None), "home", None), "server", "home") == ["10.0.0.3", "10.0.1.1"]
 
 
+@pytest.mark.parametrize(
+    ("more", "hidden"),
+    [
+        ({}, ["192.168.0.0/23", "192.168.9.0/24"]),
+        ({"side": {"bridges": ["wan", "den"]}}, []),
+        ({"side": {"bridges": ["far", "den"], "nat": "far"}}, ["192.168.0.0/23", "192.168.9.0/24"]),
+        ({"side": {"bridges": ["far", "twin"]}}, ["192.168.0.0/23"]),
+        ({"side": {"bridges": ["far", "lan"], "nat": "lan"}}, []),
+    ],
+)
+def test_what_stays_inside_is_what_nobody_outside_gets_to(more: Any, hidden: list[str]) -> None:
+    """Else it may be an answer to who asked by another way, round the router; one of two equal networks may be that."""
+    subnets = {
+        "lan": "192.168.1.0/24",
+        "den": "192.168.0.0/24",
+        "shed": "192.168.9.0/24",
+        "twin": "192.168.9.0/24",
+        "wan": "203.0.113.0/24",
+        "far": "198.51.100.0/24",
+    }
+    plan = plan_from(
+        {
+            "bridges": {name: {"subnet": subnet, "subnet6": False} for name, subnet in subnets.items()},
+            "routers": {
+                "home": {"bridges": ["lan", "wan"], "nat": "wan"},
+                "inner": {"bridges": ["lan", "den", "shed"]},
+                "exchange": {"bridges": ["wan", "far"]},
+                **more,
+            },
+        }
+    )
+    rules = nat_rules(plan, "home")
+    assert rules is not None
+    found = [
+        line.split()[-2] for line in rules.forwards.splitlines() if line.startswith("add element inet netns hidden ")
+    ]
+    assert found == hidden
+
+
 def test_rules_follow_the_plan() -> None:
     """None without NAT or outside; a forward changes only the part that can be changed alone."""
     plan = home()
