@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import _coverage, _journal, _pickling, _report, _transfer
+from . import _journal, _pickling, _report, _transfer
 from ._body_child import Answer, PackedReport, run_in_child, unpack_error
 from ._call import Child, died
 from ._errors import NetnsError
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BodyChild",
     "failure",
-    "join_coverage",
-    "keep_coverage",
     "log_report",
     "report_from_child",
     "run_inside",
@@ -51,7 +49,6 @@ _OF_PYTEST = re.compile("/(_pytest|pluggy|unittest)/")
 
 _answer_key = pytest.StashKey[Answer]()
 _debugged_key = pytest.StashKey[bool]()
-_measured_key = pytest.StashKey[list[_coverage.Measured]]()
 
 
 def run_inside(item: pytest.Item, host: Host, body: Callable[[], None], limit: float | None) -> None:
@@ -186,7 +183,6 @@ def _take_over(item: pytest.Item, answer: Answer) -> None:
         name, args, keywords = pickle.loads(packed)
         item.add_marker(getattr(pytest.mark, name).with_args(*args, **keywords))
     _report.tell(item, answer.told, answer.blamed)
-    keep_coverage(item.config, answer.coverage)
     if answer.finalizer is not None:
         item.addfinalizer(functools.partial(pytest.fail, answer.finalizer, pytrace=False))
     if answer.exit is not None:
@@ -222,14 +218,3 @@ def report_from_child(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.
 def stood_in_debugger(item: pytest.Item) -> bool:
     """Whether the debugger was opened on this failure, in the child, already."""
     return item.stash.get(_debugged_key, False)
-
-
-def keep_coverage(config: pytest.Config, measured: _coverage.Measured | None) -> None:
-    """Keep what a child has measured until :func:`join_coverage`."""
-    if measured is not None:
-        config.stash.setdefault(_measured_key, []).append(measured)
-
-
-def join_coverage(config: pytest.Config) -> None:
-    """Add the lines that ran in children to those that coverage has measured here."""
-    _coverage.join(config.stash.get(_measured_key, []))

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from . import _coverage, _journal, _pickling, _report
+from . import _journal, _pickling, _report
 
 __all__ = ["Answer", "PackedReport", "base_report", "pack_report", "run_in_child", "unpack_error"]
 
@@ -44,7 +44,6 @@ class Answer:
     marks: list[bytes] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
     finalizer: str | None = None
-    coverage: _coverage.Measured | None = None
     failed_subtests: int = 0
     chance: tuple[Any, ...] | None = None
     told: set[int] = field(default_factory=set)
@@ -63,7 +62,6 @@ def run_in_child(
     _record_warnings_too(show_warning)
     answer = Answer()
     _Listener(item.config, journal, answer)
-    measuring = _coverage.start()
     added: list[Callable[[], object]] = []
     for node in item.listchain():
         node.addfinalizer = added.append  # type: ignore[method-assign, assignment]
@@ -83,8 +81,6 @@ def run_in_child(
     answer.marks = [
         data for mark in item.own_markers[marks:] if (data := _pickled((mark.name, mark.args, mark.kwargs)))
     ]
-    if measuring is not None:
-        answer.coverage = measuring.stop()
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             stream.flush()  # with --capture=tee-sys nobody else does

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import _child, _fork, _pickling, _transfer
+from . import _child, _coverage, _fork, _pickling, _transfer
 from ._awaiting import one_readable
 from ._errors import ChildDied, NetnsError, WaitTimeout
 from ._fork import Entry
@@ -294,13 +294,15 @@ def is_readable(fd: int) -> bool:
 
 
 def pass_on(kind: bytes, body: bytes) -> None:
-    """Make a child's log record, warning or output our own."""
+    """Make a child's log record, warning, output or coverage our own."""
     if kind == _transfer.RECORD:
         record = _transfer.unpack_record(body)
         logging.getLogger(record.name).handle(record)
     elif kind == _transfer.WARNING:
         # The child has applied the filters, so straight to where warnings go.
         warnings.showwarning(*_transfer.unpack_warning(body))
+    elif kind == _transfer.COVERAGE:
+        _coverage.keep(_transfer.unpack(body))
     elif kind == _transfer.OUTPUT:
         name, data = _transfer.unpack(body)
         stream = getattr(sys, name)

@@ -15,6 +15,7 @@ import faulthandler
 import io
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -22,14 +23,24 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from . import _journal, _kernel, _pickling, _scapy, _transfer
+from . import _coverage, _journal, _kernel, _pickling, _scapy, _transfer
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from ._fork import Entry
 
-__all__ = ["LOST", "SHOW_STACKS", "Plan", "current_tag", "flush", "run", "without_own_frames", "without_way_in"]
+__all__ = [
+    "LOST",
+    "SHOW_STACKS",
+    "Plan",
+    "current_tag",
+    "flush",
+    "run",
+    "send_coverage_at_sigterm",
+    "without_own_frames",
+    "without_way_in",
+]
 
 #: Asks the child's faulthandler for its stacks, by which it ends; a signal that programs do not use.
 SHOW_STACKS = signal.SIGRTMAX - 1
@@ -78,7 +89,11 @@ def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
         try:
             _settle(plan)
             _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            value = plan.function()
+            _measure(plan.send)
+            try:
+                value = plan.function()
+            finally:
+                _send_coverage()
             _end_if_forked(plan, None)
             answer = _transfer.VALUE, _transfer.pack_value(value, plan.name)
         except BaseException as error:
@@ -92,6 +107,37 @@ def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
     finally:
         flush()
         os._exit(code)
+
+
+_measuring: tuple[_coverage.Measurement, _Sender] | None = None
+
+
+def _measure(send: _Sender) -> None:
+    global _measuring  # noqa: PLW0603 - this process is all that it is about
+    measurement = _coverage.start()
+    _measuring = None if measurement is None else (measurement, send)
+
+
+def _send_coverage() -> None:
+    """End the measurement, if there is one, and send what it has found."""
+    global _measuring
+    measuring, _measuring = _measuring, None
+    if measuring is not None and measuring[1].owner == os.getpid():
+        measurement, send = measuring
+        send.forward(_transfer.COVERAGE, pickle.dumps(measurement.stop()))
+
+
+def send_coverage_at_sigterm() -> None:
+    """For a callable that is ended with its host: the lines that it has run count all the same."""
+    if _measuring is None or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        _send_coverage()
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _end_if_forked(plan: Plan, error: BaseException | None) -> None:

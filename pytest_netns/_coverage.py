@@ -12,7 +12,10 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
-__all__ = ["Measured", "Measurement", "join", "start"]
+__all__ = ["Measured", "Measurement", "join", "keep", "start"]
+
+#: Of how many children what they have measured is kept apart.
+_APART = 50
 
 
 class Measured(NamedTuple):
@@ -21,6 +24,10 @@ class Measured(NamedTuple):
     has_arcs: bool
     ran: dict[str, dict[str, list[Any]]]
     tracers: dict[str, str]
+
+
+#: What children of this process have measured, and nobody has joined yet.
+_kept: list[Measured] = []
 
 
 class Measurement:
@@ -35,6 +42,7 @@ class Measurement:
         self._running.stop()
         self._running._collector.flush_data()
         data = self._data
+        _add_kept(data)
         files = data.measured_files()
         ran = {}
         for context in data.measured_contexts():
@@ -64,18 +72,35 @@ def start() -> Measurement | None:
         )
         return None
     data.set_context(context)
+    _kept.clear()  # what the fork has copied is its parent's
     return Measurement(running, data)
 
 
-def join(parts: list[Measured]) -> None:
-    """In the test process: add what children have measured to what is measured here."""
+def keep(measured: Measured) -> None:
+    """Keep what a child has measured until :func:`join`."""
+    _kept.append(measured)
+    if len(_kept) > _APART:
+        ran: dict[str, dict[str, set[Any]]] = {}
+        for part in _kept:
+            for context, files in part.ran.items():
+                for file, numbers in files.items():
+                    ran.setdefault(context, {}).setdefault(file, set()).update(numbers)
+        lists = {context: {file: list(numbers) for file, numbers in files.items()} for context, files in ran.items()}
+        tracers = {file: tracer for part in _kept for file, tracer in part.tracers.items()}
+        _kept[:] = [Measured(measured.has_arcs, lists, tracers)]
+
+
+def join() -> None:
+    """Add what children have measured to what is measured here."""
     running = _running()
-    if running is None or not parts:
-        return
-    data = running.get_data()
+    if running is not None and _kept:
+        _add_kept(running.get_data())
+
+
+def _add_kept(data: Any) -> None:
     current = getattr(data, "_current_context", None)
-    while parts:
-        has_arcs, ran, tracers = parts.pop()
+    while _kept:
+        has_arcs, ran, tracers = _kept.pop()
         # Not CoverageData.update: files with equal lines before it are taken for duplicates when combined.
         add = data.add_arcs if has_arcs else data.add_lines
         for context, files in ran.items():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import _journal, _pickling, _transfer
-from ._body import BodyChild, failure, keep_coverage, log_report, signals_of_a_debugger
+from ._body import BodyChild, failure, log_report, signals_of_a_debugger
 from ._body_child import base_report
 from ._call import died
 from ._errors import NetnsError
@@ -93,7 +93,6 @@ def _wait(item: pytest.Item, host: Host, limit: float | None, journal: _journal.
         stacks = journal.crash()
         raise failure(f"{words}; it stood here:\n{stacks}" if stacks else words)
     end: End = pickle.loads(outcome.body)
-    keep_coverage(item.config, end.coverage)
     if end.chance is not None:
         random.setstate(end.chance)
     if end.exit is not None:

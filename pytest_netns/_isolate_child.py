@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from . import _coverage, _journal
+from . import _journal
 from ._body_child import pack_report
 
 __all__ = ["End", "run_protocol"]
@@ -32,11 +32,10 @@ _OF_THE_SESSION = (
 
 @dataclass
 class End:
-    """How the protocol ended, if it was not by its last report, which lines it ran, and where chance stands."""
+    """How the protocol ended, if it was not by its last report, and where chance stands."""
 
     exit: tuple[Any, int | None] | None = None
     interrupted: bool = False
-    coverage: _coverage.Measured | None = None
     chance: tuple[Any, ...] | None = None
 
 
@@ -45,7 +44,6 @@ def run_protocol(item: pytest.Item, journal: _journal.Journal) -> End:
     end = End()
     faulthandler.enable(journal.crash_file)
     _Listener(item.config, journal)
-    measuring = _coverage.start()
     try:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
     except pytest.exit.Exception as leave:
@@ -54,8 +52,6 @@ def run_protocol(item: pytest.Item, journal: _journal.Journal) -> End:
     except KeyboardInterrupt:
         end.interrupted = True
         _tear_down(item)
-    if measuring is not None:
-        end.coverage = measuring.stop()
     end.chance = random.getstate()
     return end
 

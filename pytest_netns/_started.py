@@ -24,7 +24,7 @@ from . import _pickling, _process, _transfer
 from ._background import check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable, pass_on
-from ._child import without_way_in
+from ._child import send_coverage_at_sigterm, without_way_in
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._limits import room_for_a_program
 from ._output import Output
@@ -69,7 +69,10 @@ class _Child(Child):
             return super()._receive()
 
     def _said(self, kind: bytes, body: bytes) -> None:
-        self._heard.append((kind, body))
+        if kind == _transfer.COVERAGE:
+            pass_on(kind, body)
+        else:
+            self._heard.append((kind, body))
 
     def hear(self) -> None:
         """Make our own what it has logged and warned so far."""
@@ -288,6 +291,7 @@ def _with_output(pipe: int, work: Callable[[], Any]) -> Any:
     shown.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.root.addHandler(shown)
     warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+    send_coverage_at_sigterm()
     try:
         return work()
     except BaseException as error:

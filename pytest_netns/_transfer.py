@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 _HEADER = struct.Struct("=cQ")
-#: Kinds of frames. ``ALONE``: the child has started no other process.
-VALUE, EXCEPTION, RECORD, WARNING, OUTPUT, ALONE = b"v", b"e", b"l", b"w", b"o", b"a"
+#: Kinds of frames. ``ALONE``: the child has started no other process. ``COVERAGE``: which lines it ran.
+VALUE, EXCEPTION, RECORD, WARNING, OUTPUT, ALONE, COVERAGE = b"v", b"e", b"l", b"w", b"o", b"a", b"c"
 
 _PICKLED_NONE = pickle.dumps(None)
 

@@ -129,14 +129,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+def pytest_runtestloop() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        if "pytest_netns._body" in sys.modules:
-            from ._body import join_coverage
+        if "pytest_netns._coverage" in sys.modules:
+            from ._coverage import join
 
-            join_coverage(session.config)
+            join()
 
 
 # Fixtures

@@ -75,3 +75,55 @@ def test_coverage_contexts_name_the_test_inside(inner: Inner) -> None:
     (file,) = data.measured_files()
     assert data.contexts_by_lineno(file)[3] == ["test_covering.py::test_large|run"]
     data.close()
+
+
+CALLABLES = """
+import time
+from covered import *
+import pytest
+
+INSIDE = [[], [pytest.mark.netns], [pytest.mark.netns(isolate=True)]]
+WHERE = [pytest.param(where, marks=marks) for where, marks in enumerate(INSIDE)]
+
+@pytest.mark.parametrize("where", WHERE)
+def test_call(netns, where):
+    assert netns.call(call, where) == where
+
+@pytest.mark.parametrize("where", WHERE)
+def test_raises(netns, where):
+    with pytest.raises(KeyError):
+        netns.call(fail, where)
+
+@pytest.mark.parametrize("where", WHERE)
+def test_start(netns, where):
+    assert netns.start(start, where).wait() == where
+
+@pytest.mark.parametrize("where", [WHERE[0], WHERE[2]])  # of one that a body inside has started, nobody hears the end
+def test_server(netns, where):
+    netns.start(serve, where)
+
+@pytest.mark.parametrize("number", range(60))
+def test_many(netns, number):
+    netns.call(many, number)
+"""
+
+
+def test_lines_of_callables_count(inner: Inner) -> None:
+    """Those called and those started, also one that ends with its host, wherever the test that does it runs."""
+    functions = {"call": "return where", "fail": "raise KeyError", "start": "return where", "many": "return where"}
+    functions["serve"] = "ready(); [time.sleep(1000) for _ in range(10)]"
+    covered = ["import time"]
+    for name, end in functions.items():
+        ready = ", ready" if name == "serve" else ""
+        numbers = range(60) if name == "many" else range(4)
+        covered += [f"def {name}(where{ready}):"]
+        for number in numbers:
+            covered += [f"    if where == {number}:", f"        number = {number}"]
+        covered += [f"    {end}"]
+    inner.pytester.makepyfile(covered="\n".join(covered), test_covering=CALLABLES)
+    options = inner.arguments("test_covering.py", "-p", "pytest_cov", "--cov=covered", "--cov-report=")
+    inner.pytester.runpytest_subprocess(*options).assert_outcomes(passed=71, warnings=0)
+    never = [str(number) for number, line in enumerate(covered, 1) if line == "        number = 3"]
+    del never[3]  # that of many
+    never.insert(3, str(covered.index("def serve(where, ready):") + 5))
+    assert missing_lines(inner) == ", ".join(never)
