@@ -44,6 +44,9 @@ class TestOutput:
         merged = netns.popen(["sh", "-c", "echo a; echo b >&2"], stderr=subprocess.STDOUT)
         merged.wait(60)
         assert merged.output == "a\nb\n"
+        latin = netns.popen(["printf", "\\351"], encoding="latin-1")
+        latin.wait(60)
+        assert latin.output == "é"
         given = netns.popen(["true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with pytest.raises(NetnsError, match="stdout and stderr were given"):
             _ = given.output

@@ -77,6 +77,7 @@ def test_much(netns_pair, netns, number):
     beijing, shanghai = netns_pair
     named = Namespace(name=f"{TAG}-{os.getpid()}") if os.environ["NETNS_KILL_NAMED"] else None
     program = beijing.popen(["sleep", "1000"])
+    started = shanghai.start(time.sleep, 1000)
     with shanghai.enter() as run:
         run(start_daemon)
         assert ping(beijing, shanghai)
@@ -94,6 +95,13 @@ def test_body(number):
     start_daemon()
 
 
+@pytest.mark.netns(isolate=True)
+@pytest.mark.parametrize("number", range(100))
+def test_isolated(netns_pair, number):
+    netns_pair["beijing"].popen(["sleep", "1000"])
+    start_daemon()
+
+
 @pytest.mark.skipif("NETNS_KILL_CRASH" not in os.environ, reason="only where a worker is to crash")
 def test_crash(netns_pair):
     for host in netns_pair:
@@ -103,10 +111,17 @@ def test_crash(netns_pair):
 '''
 
 
+#: Tests of every kind take turns, so that an end meets each of them.
+TURNS = """
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.callspec.params["number"] if hasattr(item, "callspec") else 1000)
+"""
+
+
 def test_the_end_leaves_nothing(session: Session) -> None:
     """A session that comes to its own end leaves nothing either, and does what the killed ones are to do."""
-    result = session.run("-k", "0-0 or test_much[0] or test_much[1] or test_body[0]")
-    assert "3 passed" in result, result
+    result = session.run("-k", "0-0 or test_much[0] or test_much[1] or test_body[0] or test_isolated[0]")
+    assert "4 passed" in result, result
     session.assert_nothing_left()
 
 
@@ -248,6 +263,7 @@ class Session:
         self.temporary = directory / "tmp"
         self.temporary.mkdir()
         (directory / "test_session.py").write_text(SESSION)
+        (directory / "conftest.py").write_text(TURNS)
         self.environment = {
             **os.environ,
             "NETNS_KILL_TAG": self.tag,
