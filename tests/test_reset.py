@@ -108,13 +108,13 @@ def test_connections_are_forgotten(netns_lab: Lab) -> None:
         assert inside.recv(10) == b"end"  # and nothing before it
 
 
-@pytest.mark.netns(requires=["tun"])
+@pytest.mark.netns(requires=["macvlan"])
 def test_a_host_finds_itself_again(netns_lab: Lab) -> None:
     """Its loopback interface is the lab's, too; one that was added stays as it was left."""
     host = netns_lab.host("host", netns_lab.bridge("lan"))
-    host.add_tun()
-    for name in ("lo", "tun0"):
+    host.add_macvlan("eth0")
+    for name in ("lo", "macvlan0"):
         host[name].down()
     netns_lab.reset()
     assert ping(host, "127.0.0.1", timeout=PATIENT)
-    assert not host["tun0"].state().up
+    assert not host["macvlan0"].state().up
