@@ -215,7 +215,8 @@ class TestStart:
                 **nothing,
                 **{"argv": [b"sh", b"-c", b"ps -o sid= -p $$; exit 3"], "paths": [b"/no/sh", b"/bin/sh"]},
                 **{"env": {b"PATH": os.fsencode(os.environ["PATH"])}, "directory": b"/", "targets": [1]},
-                **{"mask": [], "restore_signals": True, "new_session": False, "umask": 0o22, "simple": True},
+                **{"mask": [], "ignored": [], "restore_signals": True, "new_session": False},
+                **{"umask": 0o22, "simple": True},
             }
             place = _exec.Place([None] * 4, [None] * 4, confined=False)
             pid, failure = _exec.start(spec, [write], place)
