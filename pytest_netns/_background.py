@@ -46,7 +46,7 @@ _AT_A_TIME = 32
 _ENDED_KEPT = 200
 #: Of how many, the last ones started, a wait that is over tells.
 _TOLD_OF = 10
-_CURE = "if it may: popen(…, check=False), or look at it with wait()"
+_CURE = "if it may: look at it with wait(), or start a program with popen(…, check=False)"
 
 
 class Writer(Protocol):

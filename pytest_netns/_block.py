@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._awaiting import in_trio
 from ._call import Child
+from ._child import as_outside_pytest
 from ._errors import ClosedError, hide_own_frames
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Block:
         if not callable(function):
             raise TypeError(f"expected a callable, not {function!r}; for a command use host.run([...])")
         name = getattr(function, "__qualname__", None) or repr(function)
-        child = Child(self._entry(), functools.partial(function, *args, **kwargs), name)
+        work = functools.partial(as_outside_pytest, functools.partial(function, *args, **kwargs))
+        child = Child(self._entry(), work, name)
         self._doubtful.add(child)
         return child
 

@@ -21,7 +21,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from . import _coverage, _journal, _kernel, _pickling, _scapy, _transfer
 
@@ -34,6 +34,7 @@ __all__ = [
     "LOST",
     "SHOW_STACKS",
     "Plan",
+    "as_outside_pytest",
     "current_tag",
     "flush",
     "run",
@@ -41,6 +42,8 @@ __all__ = [
     "without_own_frames",
     "without_way_in",
 ]
+
+T = TypeVar("T")
 
 #: Asks the child's faulthandler for its stacks, by which it ends; a signal that programs do not use.
 SHOW_STACKS = signal.SIGRTMAX - 1
@@ -174,6 +177,19 @@ def _settle(plan: Plan) -> None:
         logger.handlers = handlers
     warnings.showwarning = plan.send.warning
     _scapy.look_again(plan.scapy)
+
+
+def as_outside_pytest(function: Callable[[], T]) -> T:
+    """Call what is no test's body: what pytest's hooks note of threads and finalizers nobody would collect here.
+
+    So it is written to stderr, as Python does by itself.
+    """
+    for module, name in ((threading, "excepthook"), (sys, "unraisablehook")):
+        hook = getattr(module, name)
+        owner = getattr(getattr(hook, "func", hook), "__module__", None) or ""
+        if owner.startswith("_pytest."):
+            setattr(module, name, getattr(module, f"__{name}__"))
+    return function()
 
 
 def without_way_in(step: TracebackType | None) -> TracebackType | None:

@@ -24,7 +24,7 @@ from . import _pickling, _process, _transfer
 from ._background import check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable, pass_on
-from ._child import send_coverage_at_sigterm, without_way_in
+from ._child import as_outside_pytest, send_coverage_at_sigterm, without_way_in
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._limits import room_for_a_program
 from ._output import Output
@@ -293,7 +293,7 @@ def _with_output(pipe: int, work: Callable[[], Any]) -> Any:
     warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     send_coverage_at_sigterm()
     try:
-        return work()
+        return as_outside_pytest(work)
     except BaseException as error:
         traceback.print_exception(type(error), error, without_way_in(error.__traceback__))
         raise

@@ -108,6 +108,15 @@ class TestValues:
         assert back == here == command == f"net:[{beijing.namespace.id}]"
 
 
+def fail_in_a_thread() -> None:
+    def fail() -> None:
+        raise ValueError("nobody waits for me")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+
+
 class TestWhatItSays:
     def test_log_records_reach_the_test(self, netns: Host, caplog: pytest.LogCaptureFixture) -> None:
         """With level, name, message and exception text, also from loggers that do not propagate; each once."""
@@ -166,6 +175,14 @@ class TestWhatItSays:
         out, err = capsys.readouterr()
         assert out == "before\ninside\nafter\n"
         assert err == "last words\n"
+
+    def test_an_exception_of_a_thread_is_written(self, netns: Host, capsys: pytest.CaptureFixture[str]) -> None:
+        """As Python does it; what pytest would note of it, nobody would ever read."""
+        netns.call(fail_in_a_thread)
+        assert capsys.readouterr().err.count("ValueError: nobody waits for me") == 1
+        started = netns.start(fail_in_a_thread)
+        started.wait()
+        assert "ValueError: nobody waits for me" in started.output
 
     @pytest.mark.parametrize("capture", ["fd", "sys", "tee-sys", "no"])
     def test_output_appears_once_whatever_captures(self, pytester: pytest.Pytester, capture: str) -> None:
