@@ -8,6 +8,7 @@ private names are used; where they are not as expected nothing is measured in ch
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from typing import Any, NamedTuple
@@ -80,14 +81,24 @@ def keep(measured: Measured) -> None:
     """Keep what a child has measured until :func:`join`."""
     _kept.append(measured)
     if len(_kept) > _APART:
+        parts = _taken()  # another thread may add to what is kept meanwhile, or do the same
         ran: dict[str, dict[str, set[Any]]] = {}
-        for part in _kept:
+        for part in parts:
             for context, files in part.ran.items():
                 for file, numbers in files.items():
                     ran.setdefault(context, {}).setdefault(file, set()).update(numbers)
         lists = {context: {file: list(numbers) for file, numbers in files.items()} for context, files in ran.items()}
-        tracers = {file: tracer for part in _kept for file, tracer in part.tracers.items()}
-        _kept[:] = [Measured(measured.has_arcs, lists, tracers)]
+        tracers = {file: tracer for part in parts for file, tracer in part.tracers.items()}
+        _kept.append(Measured(measured.has_arcs, lists, tracers))
+
+
+def _taken() -> list[Measured]:
+    """All that is kept, which then is nobody else's."""
+    parts = []
+    with contextlib.suppress(IndexError):
+        while True:
+            parts.append(_kept.pop())
+    return parts
 
 
 def join() -> None:
@@ -99,8 +110,7 @@ def join() -> None:
 
 def _add_kept(data: Any) -> None:
     current = getattr(data, "_current_context", None)
-    while _kept:
-        has_arcs, ran, tracers = _kept.pop()
+    for has_arcs, ran, tracers in _taken():
         # Not CoverageData.update: files with equal lines before it are taken for duplicates when combined.
         add = data.add_arcs if has_arcs else data.add_lines
         for context, files in ran.items():

@@ -81,11 +81,14 @@ class Output:
 
     def look(self) -> None:
         """Take note of all that has come."""
-        if self._lock[0] != os.getpid():  # a thread that is not here may have held it at the fork
-            self._lock = os.getpid(), threading.RLock()
-        with self._lock[1]:
+        with self._alone():
             if self.bell >= 0:
                 self._look()
+
+    def _alone(self) -> threading.RLock:
+        if self._lock[0] != os.getpid():  # a thread that is not here may have held it at the fork
+            self._lock = os.getpid(), threading.RLock()
+        return self._lock[1]
 
     def _look(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -129,16 +132,17 @@ class Output:
         return self._read(0, self.size)
 
     def _read(self, start: int, end: int) -> bytearray:
-        copy = self._copy
-        if copy is not None and end <= len(copy):
-            return copy[start:end]
-        data = bytearray(end - start)
-        with memoryview(data) as view:
-            for number, first, last in self._pieces(start, end):
-                place = first
-                while place < last:
-                    into = view[place - start : last - start]
-                    place += os.preadv(self._file, [into], place + (number + 1) * FRAME.size)
+        with self._alone():  # another thread may find the end meanwhile, and close the file
+            copy = self._copy
+            if copy is not None and end <= len(copy):
+                return copy[start:end]
+            data = bytearray(end - start)
+            with memoryview(data) as view:
+                for number, first, last in self._pieces(start, end):
+                    place = first
+                    while place < last:
+                        into = view[place - start : last - start]
+                        place += os.preadv(self._file, [into], place + (number + 1) * FRAME.size)
         return data
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -125,13 +125,16 @@ class TestWithoutRoot:
         ("    os.setuid(1)\n    ~~~~^^^\nPermissionError: [Errno 1] Operation not permitted", True),
         ("    os.setuid(1)\nOSError: [Errno 22] Invalid argument", True),
         ("setuid: done\nmount: Operation not permitted", False),
+        ("session of uid 1000\nOSError: [Errno 22] Invalid argument", False),
+        ("worker gid=33\n  File x\nOSError: [Errno 22] Invalid argument: 'x'", False),
+        ('{"uid": 1000, "error": "TypeError: x"}, ' * 1000, False),
         ("nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)", False),
         ("mount: /mnt: permission denied", False),
     ],
 )
 def test_what_programs_say_that_wanted_to_be_another_user(said: str, by_this: bool) -> None:
     """It is known by the calls that fail, and by how."""
-    assert bool(_advice._WANTS_ANOTHER_USER.search(said)) is by_this
+    assert _advice.wants_another_user(said) is by_this
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
