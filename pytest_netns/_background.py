@@ -19,6 +19,7 @@ from ._output import Output
 from ._releasing import releasing
 
 __all__ = [
+    "NO_GUARD",
     "WAIT_LIMIT",
     "Background",
     "BadEnd",
@@ -40,6 +41,8 @@ __tracebackhide__ = hide_own_frames
 
 #: Seconds that a wait may take when nothing else is said.
 WAIT_LIMIT = 30.0
+#: For whom errors of handlers are to reach as they are.
+NO_GUARD: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 #: How many are started before it is looked who has ended.
 _AT_A_TIME = 32
 #: Ended ones that a host keeps for what they have written.
@@ -82,8 +85,8 @@ class Work(Writer, Protocol):
     def state(self) -> str:
         """That it is running, or how it ended."""
 
-    def hear(self) -> None:
-        """Make our own what it has logged and warned so far."""
+    def hear(self, guard: contextlib.AbstractContextManager[object] = NO_GUARD) -> None:
+        """Make our own what it has logged and warned so far, each record and warning within ``guard``."""
 
     def watched(self) -> int:
         """A descriptor that can be read once it has ended."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import contextlib
 import faulthandler
+import functools
 import io
 import logging
 import os
@@ -134,11 +135,12 @@ def send_coverage_at_sigterm() -> None:
     """For a callable that is ended with its host: the lines that it has run count all the same."""
     if _measuring is None or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         return
+    _, send = _measuring
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         _send_coverage()
-        os.kill(os.getpid(), number)
+        send.in_turn(functools.partial(os.kill, os.getpid(), number))
 
     signal.signal(signal.SIGTERM, end)
 
@@ -241,16 +243,40 @@ class _Sender:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
+        #: Of each thread that is in a step, or about to be, what it is to do after it.
+        self._afterwards: dict[int, list[Callable[[], None]]] = {}
         self._identity = _identity(pipe)
         self.owner: int | None = None
 
     def __call__(self, pieces: list[Any]) -> None:
         """Send bytes that make up whole frames."""
-        with self._lock:
-            for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(self._pipe, view) :]
+        self.in_turn(functools.partial(self._write, pieces))
+
+    def in_turn(self, step: Callable[[], None]) -> None:
+        """Do this while no other thread sends.
+
+        A signal's handler may come in the middle of a step of its own thread, for which it could wait for ever. What
+        it wants is done after that step.
+        """
+        thread = threading.get_ident()
+        if thread in self._afterwards:
+            self._afterwards[thread].append(step)
+            return
+        # Before the lock is taken and until it is free again: the handler may come at any point.
+        afterwards = self._afterwards[thread] = []
+        try:
+            with self._lock:
+                step()
+        finally:
+            del self._afterwards[thread]
+            for each in afterwards:
+                self.in_turn(each)
+
+    def _write(self, pieces: list[Any]) -> None:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(self._pipe, view) :]
 
     def forward(self, kind: bytes, body: bytes) -> None:
         """Send what comes up while the callable runs, in this process but not in its forks."""

@@ -10,6 +10,7 @@ the host is there, unless the body itself had started the program, as it then do
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -28,6 +29,7 @@ __all__ = [
     "blamed",
     "check_ends",
     "fail_for_bad_ends",
+    "hear",
     "in_child",
     "keep_what_ends",
     "sections",
@@ -52,6 +54,8 @@ _kept_key = pytest.StashKey[list[_Done]]()
 _folder_key = pytest.StashKey[Path]()
 #: Whose bad ends the test has been told of, by us.
 _blamed_key = pytest.StashKey[list[_background.Work]]()
+#: What handlers have raised in a phase that had failed already.
+_handlers_key = pytest.StashKey[list[BaseException]]()
 #: Of whose bad ends an attempt has told that may have been in vain.
 _attempt_key = pytest.StashKey[list[_background.Work]]()
 
@@ -90,11 +94,44 @@ def fail_for_bad_ends(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
     return True
 
 
-def after_phase(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Show what programs have written if the test has failed, and write it to files where that was asked for."""
+class _Errors(contextlib.AbstractContextManager["_Errors"]):
+    """Notes the errors of what is done within, again and again."""
+
+    def __init__(self) -> None:
+        self.all: list[BaseException] = []
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        noted = isinstance(error, (Exception, pytest.fail.Exception, pytest.skip.Exception))
+        if error is not None and noted:
+            self.all.append(error)
+        return noted
+
+
+def hear(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
+    """Make our own what callables have logged and warned at the end of a phase; whether that fails it.
+
+    Handlers of the test's may raise, such as one that allows no errors in the log. In the midst of pytest's work that
+    would end the session.
+    """
+    errors = _Errors()
     for background in _background.everywhere():
         for work in background.all:
-            work.hear()
+            work.hear(errors)
+    failed = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
+    item.stash[_handlers_key] = errors.all if failed else []
+    if failed or not errors.all:
+        return False
+    call.excinfo = pytest.CallInfo.from_call(functools.partial(_raise, errors.all[0]), call.when).excinfo
+    return True
+
+
+def _raise(error: BaseException) -> None:
+    __tracebackhide__ = True
+    raise error
+
+
+def after_phase(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Show what programs have written if the test has failed, and write it to files where that was asked for."""
     xfailed = report.skipped and hasattr(report, "wasxfail")
     if call.when == "teardown" and xfailed and call.excinfo is not None and _is_of_others(call.excinfo.value):
         report.outcome = "failed"  # the error of the end of a lab that tests share
@@ -126,8 +163,11 @@ def _is_of_others(error: BaseException) -> bool:
 
 
 def sections(item: pytest.Item) -> list[tuple[str, str]]:
-    """Of each program in the background a title, and the last of what it has written."""
-    found = []
+    """Of each program in the background a title, and the last of what it has written; before that, see :func:`hear`."""
+    found = [
+        ("while log records and warnings of callables were heard", f"{type(error).__name__}: {error}")
+        for error in item.stash.get(_handlers_key, [])[:1]
+    ]
     has_failed_it = blamed(item)
     for background in _background.everywhere():
         for work in background.all:

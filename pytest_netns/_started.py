@@ -7,6 +7,8 @@ records and warnings are in that file, too, for when somebody asks what it has s
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
 import inspect
 import io
@@ -21,7 +23,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _pickling, _process, _transfer
-from ._background import check_limit, how_it_ended, last_output, wait_for_any
+from ._background import NO_GUARD, check_limit, how_it_ended, last_output, wait_for_any
 from ._block import CALL_LIMIT, to_its_end
 from ._call import Child, is_readable, pass_on
 from ._child import as_outside_pytest, send_coverage_at_sigterm, without_way_in
@@ -56,7 +58,7 @@ class _Child(Child):
 
     def begin(self) -> None:
         """Start it; return when it is inside."""
-        self._heard: list[tuple[bytes, bytes]] = []
+        self._heard: collections.deque[tuple[bytes, bytes]] = collections.deque()
         self._gone = False
         self._lock = threading.RLock()
         self._start()
@@ -74,14 +76,18 @@ class _Child(Child):
         else:
             self._heard.append((kind, body))
 
-    def hear(self) -> None:
+    def hear(self, guard: contextlib.AbstractContextManager[object]) -> None:
         """Make our own what it has logged and warned so far."""
         with self._lock:
             while not self._gone and self._receive():
                 pass
-            heard, self._heard = self._heard, []
-        for kind, body in heard:
-            pass_on(kind, body)
+        while True:
+            with self._lock:
+                if not self._heard:
+                    return
+                kind, body = self._heard.popleft()  # one by one: a handler that raises takes no others with it
+            with guard:
+                pass_on(kind, body)
 
     def _finish(self) -> None:
         with self._lock:
@@ -238,10 +244,10 @@ class Started(Writing, Generic[T]):
         """It is about to be ended by us."""
         self._end_expected |= self.running()
 
-    def hear(self) -> None:
+    def hear(self, guard: contextlib.AbstractContextManager[object] = NO_GUARD) -> None:
         """Make our own what it has logged and warned so far."""
         if self._owner == os.getpid():
-            self._child.hear()
+            self._child.hear(guard)
 
     def watched(self) -> int:
         """A descriptor that can be read once it has ended; -1 when that is known."""

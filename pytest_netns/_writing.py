@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from ._background import WAIT_LIMIT, check_limit, last_output, wait_for_any
+from ._background import NO_GUARD, WAIT_LIMIT, check_limit, last_output, wait_for_any
 from ._errors import ChildDied, WaitTimeout, hide_own_frames
 from ._listing import processes
 
@@ -43,7 +44,7 @@ class Writing:
         def _failure(self) -> int | None:
             """Its exit status if it has ended with an error; a callable's is 0."""
 
-    def hear(self) -> None:
+    def hear(self, guard: contextlib.AbstractContextManager[object] = NO_GUARD) -> None:
         """Make our own what it has logged and warned so far; a program has nothing of that kind."""
 
     def wait_output(self, pattern: str | bytes | re.Pattern[Any], *, timeout: float = WAIT_LIMIT) -> re.Match[Any]:

@@ -378,9 +378,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         report = report_from_child(item, call)
     if "pytest_netns._background" in sys.modules:
-        from ._report import fail_for_bad_ends
+        from ._report import fail_for_bad_ends, hear
 
-        if fail_for_bad_ends(item, call):
+        ended_badly = fail_for_bad_ends(item, call)
+        if hear(item, call) or ended_badly:
             return None
     if call.excinfo is not None and isinstance(call.excinfo.value, (NamespacesUnavailable, FeatureLacking)):
         refusal, settings = call.excinfo.value, item.config.stash[_settings_key]

@@ -81,6 +81,7 @@ CALLABLES = """
 import time
 from covered import *
 import pytest
+from pytest_netns import ChildDied
 
 INSIDE = [[], [pytest.mark.netns], [pytest.mark.netns(isolate=True)]]
 WHERE = [pytest.param(where, marks=marks) for where, marks in enumerate(INSIDE)]
@@ -102,17 +103,30 @@ def test_start(netns, where):
 def test_server(netns, where):
     netns.start(serve, where)
 
+def test_logs(netns):
+    with pytest.raises(ChildDied, match="SIGTERM"):
+        netns.start(logs).wait(timeout=20)
+
 @pytest.mark.parametrize("number", range(60))
 def test_many(netns, number):
     netns.call(many, number)
 """
 
+LOGS = """
+def logs():
+    def write_and_be_ended(*arguments):
+        os.write = write
+        return os.kill(os.getpid(), signal.SIGTERM) or write(*arguments)
+    write, os.write = os.write, write_and_be_ended
+    logging.getLogger("covered").warning("one")
+"""
+
 
 def test_lines_of_callables_count(inner: Inner) -> None:
-    """Those called and those started, also one that ends with its host, wherever the test that does it runs."""
+    """Those called and those started, also one that ends with its host, in the midst of a record, wherever that is."""
     functions = {"call": "return where", "fail": "raise KeyError", "start": "return where", "many": "return where"}
     functions["serve"] = "ready(); [time.sleep(1000) for _ in range(10)]"
-    covered = ["import time"]
+    covered = ["import logging, os, signal, time"]
     for name, end in functions.items():
         ready = ", ready" if name == "serve" else ""
         numbers = range(60) if name == "many" else range(4)
@@ -120,9 +134,10 @@ def test_lines_of_callables_count(inner: Inner) -> None:
         for number in numbers:
             covered += [f"    if where == {number}:", f"        number = {number}"]
         covered += [f"    {end}"]
+    covered += LOGS.splitlines()
     inner.pytester.makepyfile(covered="\n".join(covered), test_covering=CALLABLES)
     options = inner.arguments("test_covering.py", "-p", "pytest_cov", "--cov=covered", "--cov-report=")
-    inner.pytester.runpytest_subprocess(*options).assert_outcomes(passed=71, warnings=0)
+    inner.pytester.runpytest_subprocess(*options).assert_outcomes(passed=72, warnings=0)
     never = [str(number) for number, line in enumerate(covered, 1) if line == "        number = 3"]
     del never[3]  # that of many
     never.insert(3, str(covered.index("def serve(where, ready):") + 5))

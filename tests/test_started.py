@@ -233,6 +233,124 @@ def test_warnings_and_records_of_which_nobody_asked_are_not_lost(
     assert text.count("a-record") == 1
 
 
+STRICT = """
+import logging
+import pytest
+
+class Strict(logging.Handler):
+    def emit(self, record):
+        if record.getMessage() == "plain":
+            raise OSError("plain")
+        if record.getMessage() == "bad":
+            pytest.fail("logged: bad")
+
+@pytest.fixture(autouse=True, scope="module")
+def no_errors_logged():
+    handler = Strict(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+
+@pytest.fixture(scope="module")
+def shared(netns_lab_factory):
+    with netns_lab_factory() as lab:
+        yield lab.host("shared")
+
+def says(*words, ready):
+    for handler in list(logging.root.handlers):
+        if isinstance(handler, Strict):
+            logging.root.removeHandler(handler)
+    for word in words:
+        logging.getLogger("server").error(word)
+    ready()
+"""
+
+
+def test_a_handler_that_raises_fails_the_phase_and_loses_no_record(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session goes on, and whatever comes after that record is heard all the same, in that test."""
+    result = Inner(pytester, monkeypatch).run(
+        STRICT
+        + """
+@pytest.fixture
+def server(shared):
+    shared.start(says, "before", "bad", "between", "plain", "after")
+
+def test_fails(shared):
+    shared.start(says, "before", "bad", "between", "plain", "after")
+    shared.start(says, "another")
+
+def test_fails_by_an_exception(shared):
+    shared.start(says, "plain")
+
+def test_error_of_the_setup(server):
+    pass
+
+def test_fails_by_itself(shared):
+    shared.start(says, "plain")
+    assert 0, "by itself"
+
+@pytest.mark.netns
+def test_inside(netns):
+    netns.start(says, "one", "bad", "two")
+
+@pytest.mark.netns
+def test_inside_by_itself(netns):
+    netns.start(says, "bad")
+    assert 0, "by itself inside"
+
+def test_passes():
+    pass
+""",
+        "--log-cli-level=WARNING",
+        "-rfE",
+    )
+    assert result.parseoutcomes() == {"failed": 5, "errors": 1, "passed": 1}
+    text = result.stdout.str()
+    for words in (
+        "FAILED test_small.py::test_fails - Failed: logged: bad",
+        "FAILED test_small.py::test_fails_by_an_exception - OSError: plain",
+        "ERROR test_small.py::test_error_of_the_setup - Failed: logged: bad",
+        "FAILED test_small.py::test_fails_by_itself - AssertionError: by itself",
+        "FAILED test_small.py::test_inside - Failed: logged: bad",
+        "FAILED test_small.py::test_inside_by_itself - AssertionError: by itself inside",
+    ):
+        assert words in text
+    title = "- while log records and warnings of callables were heard -"
+    assert text.count(title) == 2
+    log = text.partition("= FAILURES =")[0].splitlines()
+    live = [line.split()[-1] for line in log if "server:test_small.py" in line]
+    for word, times in {"before": 2, "between": 2, "after": 2, "another": 1, "one": 1, "two": 1}.items():
+        assert live.count(word) == times, word
+
+
+def test_a_record_of_a_body_inside_is_heard_at_its_end(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a body outside is, though what the body has started ends with it."""
+    result = Inner(pytester, monkeypatch).run(
+        """
+        import logging, warnings
+        import pytest
+
+        def work(ready):
+            logging.getLogger("mine").warning("a-record")
+            warnings.warn("a-warning")
+            ready()
+
+        @pytest.mark.netns
+        def test_it(netns):
+            netns.start(work)
+        """,
+        "--log-cli-level=WARNING",
+    )
+    text = result.stdout.str()
+    assert result.parseoutcomes() == {"passed": 1, "warnings": 1}
+    assert "UserWarning: a-warning" in text
+    assert text.count("a-record") == 1
+
+
 def test_nothing_is_left() -> None:
     """Of those that ran on, returned, failed or were closed: no process, no descriptor."""
 
