@@ -67,7 +67,9 @@ def check_ends(item: pytest.Item) -> None:
     ends = [end for background in _background.everywhere() for end in background.bad_ends(only_own=only_own)]
     if ends:
         item.stash[_blamed_key] = [end.work for end in ends]
-        pytest.fail(str(_background.ended_badly(ends)), pytrace=False)
+        words = str(_background.ended_badly(ends))
+        del ends  # who keeps the traceback (pytest-rerunfailures) is not to keep their outputs
+        pytest.fail(words, pytrace=False)
 
 
 def blamed(item: pytest.Item) -> set[int]:
