@@ -141,6 +141,9 @@ class Started(Writing, Generic[T]):
         deadline = time.monotonic() + CALL_LIMIT
         while not is_readable(self._bell):
             if self._child.look():
+                if is_readable(self._bell):  # it has rung, and ended, since we looked
+                    self._finish()
+                    return
                 self._told = True
                 self._child._outcome.result(self.label, self._where)
                 raise ChildDied(f"{self.label} in {self._where} returned, and has not called ready()")

@@ -19,7 +19,7 @@ import pytest
 from calling import hang, own
 from marking import Inner
 
-from pytest_netns import ChildDied, Host, Lab, Pair, Started, WaitTimeout, _started
+from pytest_netns import ChildDied, Host, Lab, Pair, Started, WaitTimeout, _call, _started
 
 pytestmark = pytest.mark.kernel
 
@@ -105,6 +105,35 @@ def test_an_error_before_it_is_ready_is_the_starts(netns: Host) -> None:
         netns.start(leave)
     with pytest.raises(ChildDied, match=r"returned, and has not called ready\(\)"):
         netns.start(forget)
+
+
+def test_who_ends_right_after_it_is_ready_was_ready(netns: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it rings and ends between the looks at whether it is ready and at whether it has ended."""
+    look = _started._Child.look
+
+    def look_when_it_has_ended(child: _started._Child) -> bool:
+        assert select.select([child.ended_by], [], [], 60)[0]
+        return look(child)
+
+    monkeypatch.setattr(_started._Child, "look", look_when_it_has_ended)
+    gate, opener = os.pipe()
+
+    def rings_when_nobody_looks(ready: Ready) -> int:
+        os.read(gate, 1)
+        ready()
+        return 7
+
+    readable = _call.is_readable
+
+    def is_readable(fd: int) -> bool:
+        found = readable(fd)
+        os.write(opener, b"x")
+        return found
+
+    monkeypatch.setattr(_started, "is_readable", is_readable)
+    assert netns.start(rings_when_nobody_looks).wait() == 7
+    os.close(gate)
+    os.close(opener)
 
 
 def test_who_never_is_ready_is_killed(netns: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +378,30 @@ def test_a_record_of_a_body_inside_is_heard_at_its_end(
     assert result.parseoutcomes() == {"passed": 1, "warnings": 1}
     assert "UserWarning: a-warning" in text
     assert text.count("a-record") == 1
+
+
+def logs_until_it_is_told(ready: Ready) -> None:
+    logger = logging.getLogger("mine")
+    told = []
+
+    def end(*_: object) -> None:
+        logger.warning("told")
+        told.append(True)
+
+    signal.signal(signal.SIGTERM, end)
+    ready()
+    while not told:
+        logger.warning("goes on")
+
+
+def test_who_is_told_to_end_in_the_midst_of_a_record_can_log(netns: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """A signal's handler that logs waits for no record that it has interrupted, and what it has logged is heard."""
+    for _ in range(20):
+        started = netns.start(logs_until_it_is_told)
+        netns.end_processes()
+        caplog.clear()
+        started.wait()
+        assert "told" in caplog.messages[-2:]
 
 
 def test_nothing_is_left() -> None:
