@@ -36,9 +36,9 @@ _labs: list[Lab] = []
 
 @pytest.fixture(autouse=True)
 def own_name() -> Iterator[None]:
-    """Bridges are kept by name, too: what one test leaves is none of another's."""
+    """Bridges are kept by name, too: what one test leaves is none of another's, nor of another file's."""
     global _name  # noqa: PLW0603 - for one test
-    _name = f"lan{next(_numbers)}"
+    _name = f"kept{next(_numbers)}"
     yield
     while _labs:
         _labs.pop().close()

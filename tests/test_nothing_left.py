@@ -6,6 +6,7 @@ random, and chosen by ``NETNS_SEED``; a failing test prints its own.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import random
@@ -344,7 +345,10 @@ class Session:
     def assert_nothing_left(self) -> None:
         if self.process is not None:
             self.process.wait(LIMIT)
-        watched = {pid: os.pidfd_open(pid) for pid in self._processes() if _exists(pid)}
+        watched = {}
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):  # gone since that look
+                watched[pid] = os.pidfd_open(pid)
         deadline = time.monotonic() + LIMIT
         try:
             for pid, watch in watched.items():
@@ -389,10 +393,6 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 def _may_name() -> bool:
     return os.geteuid() == 0
-
-
-def _exists(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
 
 
 def _ends_within(pidfd: int, seconds: float) -> bool:
