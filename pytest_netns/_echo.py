@@ -1,10 +1,11 @@
 """Echoes over raw sockets: send them, and tell proper replies from everything else. Knows ICMP, and no scapy.
 
-`packets` gives the head of a request and the checksum function, and puts into words what came. Packets are
-handed around as bytes from the IP header on; the kernel keeps IPv6 headers to itself, so they are rebuilt.
-A reply that counts is byte for byte what its echo calls for; only one that is not needs to be looked into.
+An echo is eight bytes and a payload, and a reply that counts is byte for byte what its echo calls for: so nobody who
+pings waits until scapy is imported, which takes a fifth of a second. `packets` has scapy read what came, for those who
+ask, and put into words what was not called for. Packets are handed around as bytes from the IP header on; the kernel
+keeps IPv6 headers to itself, so they are rebuilt.
 
-Sources: RFC 792, RFC 4443, raw(7), icmp(7), ipv6(7).
+Sources: RFC 792, RFC 1071, RFC 4443, raw(7), icmp(7), ipv6(7).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["ECHO", "LARGEST", "Answer", "Exchange", "Host", "Place", "open_sockets", "own_identifier"]
+__all__ = ["LARGEST", "Answer", "Exchange", "Host", "Place", "open_sockets", "own_identifier"]
 
 #: By IP version: the type of an echo, of its reply, and of the errors that may quote an echo.
-ECHO, _REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
+_ECHO, _REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
 _PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 _ERRORS = {4: (3, 5, 11, 12), 6: (1, 2, 3, 4)}
 _REDIRECT = 5  # of IPv4: advice to the sender, while the packet itself goes on to its target
@@ -143,8 +144,6 @@ class Exchange:
     """The echoes of one ping on their way, and what is known of them so far.
 
     Args:
-        head: The first eight bytes of an echo request, with empty checksum, identifier and sequence number.
-        checksum: The internet checksum (RFC 1071) of some bytes; 0 for bytes that hold their own right one.
         on_refusal: Told the number of an echo and the kernel's error when it does not take it; may raise.
     """
 
@@ -156,13 +155,11 @@ class Exchange:
         *,
         size: int,
         timeout: float,
-        head: bytes,
-        checksum: Callable[[bytes], int],
         on_refusal: Callable[[int, OSError], None],
     ) -> None:
         self._place, self._size, self._timeout = place, size, timeout
         self._talk, self._listen = sockets
-        self._head, self._checksum, self._on_refusal = head, checksum, on_refusal
+        self._on_refusal = on_refusal
         self._identifier = identifier
         self._filler = os.urandom(8) + bytes(range(256)) * (size // 256 + 1)
         #: When each echo that the kernel took left, by the clock of `time.perf_counter`.
@@ -220,9 +217,10 @@ class Exchange:
         return self._identifier + number + (number + self._filler)[: self._size]
 
     def _send(self, echo: int) -> None:
-        message = self._head[:4] + self._body(echo)
-        if self._place.version == 4:  # for IPv6 the kernel does it
-            message = message[:2] + struct.pack("!H", self._checksum(message)) + message[4:]
+        head, body = bytes((_ECHO[self._place.version], 0)), self._body(echo)
+        # For IPv6 the kernel does it.
+        total = _checksum(head + b"\0\0" + body) if self._place.version == 4 else 0
+        message = head + struct.pack("!H", total) + body
         departure = perf_counter()
         try:
             self._talk.sendto(message, self._place.sockaddr)
@@ -323,7 +321,7 @@ class Exchange:
         is_ours = (
             protocol == bytes([_PROTOCOL[self._place.version]])
             and target == self._place.packed
-            and inner[:1] == self._head[:1]
+            and inner[:1] == bytes([_ECHO[self._place.version]])
             and inner[4:6] == self._identifier
             and echo in self.departures
         )
@@ -333,7 +331,15 @@ class Exchange:
         message = _message(packet)
         if self._place.version == 6:  # RFC 8200, 8.1: with addresses, length and protocol before it
             message = packet[8:40] + struct.pack("!II", len(message), socket.IPPROTO_ICMPV6) + message
-        return self._checksum(message) == 0
+        return _checksum(message) == 0
+
+
+def _checksum(data: bytes) -> int:
+    """The internet checksum of some bytes that are not all zero; 0 if they hold their own right one.
+
+    What the ones' complement sum of 16-bit words is congruent to (RFC 1071, 2).
+    """
+    return 0xFFFF - (int.from_bytes(data + b"\0" * (len(data) % 2), "big") % 0xFFFF or 0xFFFF)
 
 
 def _message(packet: bytes) -> bytes:

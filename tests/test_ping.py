@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
+import scapy.utils
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pace import seconds
 
-from pytest_netns._echo import own_identifier
+from pytest_netns._echo import _checksum, own_identifier
 from pytest_netns._lab import Lab
 from pytest_netns.packets import PingResult, ping
 
@@ -315,9 +318,24 @@ class TestArguments:
             ping(beijing, "fe80::1%eth7")
 
 
-def test_nothing_is_imported_before_the_first_ping() -> None:
-    """Importing the module imports neither scapy nor pyroute2."""
-    modules = "{'scapy', 'pyroute2'}"
-    program = f"import sys, pytest_netns.packets; print({modules} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+@BOTH
+def test_scapy_is_imported_for_those_who_look_at_packets(version: int) -> None:
+    """Neither the module nor a ping that is answered imports scapy, which takes a fifth of a second."""
+    program = f"""
+import sys
+from pytest_netns import Lab, ping
+with Lab() as lab:
+    one, other = lab.pair()
+    result = ping(one, other.ip if {version} == 4 else other.ip6, 3, timeout={PATIENT})
+    assert result, result
+    print({{"scapy", "pyroute2"}} & sys.modules.keys(), type(result.replies[0]).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("set() IP\n" if version == 4 else "set() IPv6\n", "")
+
+
+@given(st.binary(min_size=8, max_size=1500).filter(any))
+@example(b"\xff" * 8)
+@example(b"\x08" + bytes(8))
+def test_checksums_are_those_of_scapy(data: bytes) -> None:
+    assert _checksum(data) == scapy.utils.checksum(data)

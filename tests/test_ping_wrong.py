@@ -39,7 +39,7 @@ def address_of(host: Host, version: int) -> str:
 
 
 def internet_checksum(data: bytes) -> int:
-    """Return the checksum of RFC 1071, worked out independently of scapy."""
+    """Return the checksum of RFC 1071, worked out as it says."""
     total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
