@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RemoteError,
         WaitTimeout,
     )
+    from ._factories import LabFactory, PairFactory
     from ._host import Host
     from ._interfaces import Interface, InterfaceState
     from ._lab import Lab, Pair
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from ._tun import Tun
     from ._wireguard import WireGuard
     from .packets import PingNote, PingResult, ping
-    from .plugin import LabFactory, PairFactory
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ _HOMES = {
         "RemoteError",
         "WaitTimeout",
     ),
+    "_factories": ("LabFactory", "PairFactory"),
     "_host": ("Host",),
     "_interfaces": ("Interface", "InterfaceState"),
     "_lab": ("Lab", "Pair"),
@@ -59,7 +60,6 @@ _HOMES = {
     "_tun": ("Tun",),
     "_wireguard": ("WireGuard",),
     "packets": ("PingNote", "PingResult", "ping"),
-    "plugin": ("LabFactory", "PairFactory"),
 }
 
 __all__ = [
@@ -108,7 +108,7 @@ def __getattr__(name: str) -> Any:
 def _here(home: str) -> bool:
     from ._probe import unsupported_platform
 
-    return home in ("_errors", "plugin") or unsupported_platform() is None
+    return home in ("_errors", "_factories") or unsupported_platform() is None
 
 
 def _absent(name: str) -> Any:

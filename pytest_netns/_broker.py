@@ -285,11 +285,15 @@ _start_lock = threading.Lock()
 def start(*, as_root: bool = False) -> Broker:
     """Begin to start this process's helper, if need be; what it takes to start is for the caller to use.
 
+    Args:
+        as_root: The one inside of which we are uid 0. Whoever is that anyway has only one.
+
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
         KernelError: It would, but is out of processes, memory or descriptors.
     """
     with _start_lock:
+        as_root = _is_another(as_root)
         if as_root in _current and not _current[as_root].alive():
             _current.pop(as_root).let_go()
         if as_root not in _current:
@@ -304,18 +308,22 @@ def start(*, as_root: bool = False) -> Broker:
         return _current[as_root]
 
 
+def _is_another(as_root: bool) -> bool:
+    # In a child that runs in such a lab we are uid 0 as well, and it is the helper of that lab that is ours.
+    return as_root and (True in _current or os.geteuid() != 0)
+
+
 def broker(*, as_root: bool = False) -> Broker:
     """Return this process's helper, started if need be.
 
     Args:
-        as_root: The one inside of which we are uid 0. Whoever is that anyway has only one.
+        as_root: As in :func:`start`.
 
     Raises:
         NamespacesUnavailable: This machine does not allow it; the message says why and what to type.
         KernelError: It would, but is out of processes, memory or descriptors.
     """
-    # In a child that runs in such a lab we are uid 0 as well, and it is the helper of that lab that is ours.
-    as_root = as_root and (True in _current or os.geteuid() != 0)
+    as_root = _is_another(as_root)
     found = start(as_root=as_root)
     try:
         found.greet()

@@ -1,4 +1,4 @@
-"""What can be the name of a host or an interface, and an MTU; all else is refused in words."""
+"""What can be the name of a host or an interface, an MTU and a user; all else is refused in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ._errors import PlanError, hide_own_frames
 
-__all__ = ["check_host_name", "check_interface_name", "check_mtu", "check_resolvable"]
+__all__ = ["check_host_name", "check_interface_name", "check_mtu", "check_resolvable", "is_root"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -58,3 +58,14 @@ def check_mtu(value: object, *, six: bool) -> None:
         raise PlanError(f"mtu {value!r}: expected a whole number of bytes from 68 to 65535")
     if value < 1280 and six:
         raise PlanError(f"mtu {value}: IPv6 needs 1280 at least (RFC 8200); for less, give subnet6=None")
+
+
+def is_root(user: object) -> bool:
+    """Whether who runs in a lab's hosts is to be uid 0 there.
+
+    Raises:
+        PlanError: It is neither ``"root"`` nor None.
+    """
+    if user not in ("root", None):
+        raise PlanError(f"user {user!r}: expected 'root', or None for the user who runs the test")
+    return user is not None

@@ -14,6 +14,7 @@ from ._bridge import Bridge
 from ._broker import Broker, broker
 from ._build import make, new_namespaces, progress
 from ._changing import remove
+from ._checks import is_root
 from ._errors import ClosedError, KernelError, PlanError, hide_own_frames
 from ._host import Host
 from ._inside import Inside
@@ -23,7 +24,6 @@ from ._namespace import Namespace
 from ._plan import NOTHING, Plan
 from ._reach import answering, hidden
 from ._releasing import releasing
-from ._settings import is_root
 from ._steps import steps
 from ._surroundings import LabSurroundings
 from ._turns import Turns, in_turn

@@ -10,17 +10,18 @@ import functools
 import os
 import sys
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
 from . import _probe, _settings
 from ._errors import FeatureLacking, NamespacesUnavailable, NetnsError, PlanError
-from ._marker import marker_of, wrong_plans_fail
 
 if TYPE_CHECKING:
+    from ._factories import LabFactory, PairFactory
     from ._host import Host
     from ._lab import Lab, Pair
+    from ._marker import MarkerSettings
 
 _settings_key = pytest.StashKey[_settings.Settings]()
 _private_key = pytest.StashKey["Host"]()
@@ -39,18 +40,6 @@ _MARKER = (
     "`user='root'` makes the user uid 0 in the hosts of netns, netns_pair, netns_lab and the body; "
     "the other keywords shape netns_pair. `requires`, `isolate`, `user` and those alone leave the body where it is."
 )
-
-
-class PairFactory(Protocol):
-    """Makes pairs that last as long as the session, or until closed."""
-
-    def __call__(self, **keywords: Any) -> Pair: ...
-
-
-class LabFactory(Protocol):
-    """Makes labs that last as long as the session, or until closed."""
-
-    def __call__(self, *, user: str | None = None) -> Lab: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -176,10 +165,12 @@ def netns_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     ``bridge`` (False for none), ``interfaces``, ``subnet``, ``subnet6``, ``mtu``. Default: beijing 10.0.0.1
     and shanghai 10.0.0.2 with ``eth0`` each, ``br0``, 10.0.0.0/24 and fd00:10::/64, mtu 1500.
     """
-    marker = marker_of(request.node)
+    marker = _marker_of(request.node)
     keywords = dict(marker.shape) if marker is not None else {}
     parameter = getattr(request, "param", {})
     with _new_lab(request.config, _user(request.node)) as lab:
+        from ._marker import wrong_plans_fail
+
         with wrong_plans_fail(request.node):
             if not isinstance(parameter, Mapping):
                 raise PlanError(f"netns_pair takes a dict of keywords as its parameter, not {parameter!r}")
@@ -207,9 +198,18 @@ def netns_pair_factory(netns_lab_factory: LabFactory) -> PairFactory:
     return make
 
 
+def _marker_of(item: pytest.Item) -> MarkerSettings | None:
+    """What the test's markers say; None if there are none, which costs no import."""
+    if item.get_closest_marker("netns") is None:
+        return None
+    from ._marker import marker_of
+
+    return marker_of(item)
+
+
 def _user(item: pytest.Item) -> str | None:
     """Who is to run in the hosts of the test's own fixtures and body."""
-    marker = marker_of(item)
+    marker = _marker_of(item)
     return None if marker is None else marker.user
 
 
@@ -217,6 +217,9 @@ def _new_lab(config: pytest.Config, user: str | None) -> Lab:
     reason = _probe.unsupported_platform()
     if reason is not None:
         raise NamespacesUnavailable(reason)  # and not the ImportError that the next line would be
+    from ._broker import start
+
+    start(as_root=user == "root")  # it gets ready while we import
     from ._lab import Lab
 
     return Lab(named=config.stash[_settings_key].named, user=user)
@@ -233,7 +236,7 @@ def _limit_of_isolated(item: pytest.Item) -> float | None:
     if item.get_closest_marker("netns") is None:
         return None if config.stash[_settings_key].isolate else 0
     try:
-        marker = marker_of(item)
+        marker = _marker_of(item)
     except pytest.fail.Exception:
         return 0  # the setup says so
     assert marker is not None
@@ -290,7 +293,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         keep_what_ends(item, item.config.stash[_settings_key].artifacts)
     if _refusal_key in item.stash:
         raise item.stash[_refusal_key]
-    marker = marker_of(item)
+    marker = _marker_of(item)
     # With --setup-only and --setup-plan nothing is tried.
     if marker is not None and marker.requires and not item.config.getoption("setuponly", False):
         _require(item, marker.requires)
@@ -312,7 +315,7 @@ def _require(item: pytest.Item, features: tuple[str, ...]) -> None:
 
 @pytest.hookimpl(trylast=True, specname="pytest_runtest_setup")
 def pytest_netns_put_body_inside(item: pytest.Item) -> None:
-    marker = marker_of(item)
+    marker = _marker_of(item)
     # With --setup-only and --setup-plan no body runs, and with the latter there are no hosts.
     if marker is None or not marker.body_inside or item.config.getoption("setuponly", False):
         return

@@ -111,6 +111,7 @@ FLOORS = (
     "_isolate_child",
     "_isolate",
     "_marker",
+    "_factories",
     "plugin",
     "__init__",
     "__main__",

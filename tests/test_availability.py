@@ -308,7 +308,7 @@ def test_unused_it_loads_and_starts_nothing(inner: Inner) -> None:
         assert word not in line
     light = {
         "pytest_netns",
-        *(f"pytest_netns.{name}" for name in ("plugin", "_errors", "_settings", "_probe", "_marker")),
+        *(f"pytest_netns.{name}" for name in ("plugin", "_errors", "_settings", "_probe")),
     }
     assert set(re.findall(r"pytest_netns[.\w]*", line)) == light
 
