@@ -44,42 +44,51 @@ class Peephole:
         assert bridge._namespace is not None
         # Its own number for the answers' sake: nobody else speaks while we look.
         self._netlink = Netlink(os.dup(bridge._namespace.netlink._socket.fileno()))
+        #: Whether something was announced while we looked.
+        self._overheard = False
 
     def wait_until_alone(self) -> None:
         """Return when the bridge has no port left; its lab is at its end by now."""
-        self.wait_until(lambda: len(self._netlink.links()) == 2)  # the loopback interface, and the bridge
+        self.wait_until(lambda: len(self._of(_GETLINK, 0)) == 2)  # the loopback interface, and the bridge
 
     def wait_until(self, condition: Callable[[], bool], group: int = _RTNLGRP_LINK) -> None:
         """Look, and look again whenever the kernel announces something of that kind."""
         self._netlink._membership(_ADD_MEMBERSHIP, group)
         deadline = time.monotonic() + seconds(60)
         while not condition():
-            assert self._netlink._wait(deadline - time.monotonic()), self._netlink.links()
+            if self._overheard:  # in the midst of the look, which may not have seen it
+                self._overheard = False
+                continue
+            assert self._netlink._wait(deadline - time.monotonic()), self.links()
             self._netlink._receive()
 
     def links(self) -> bytes:
         """What the kernel tells of all interfaces."""
-        return self._dump(_GETLINK, 0)
+        return b"".join(self._of(_GETLINK, 0))
 
     def multicast(self) -> bytes:
         """What it tells of the groups that are listened to."""
-        return self._dump(_GETMDB, socket.AF_BRIDGE)
+        return b"".join(self._of(_GETMDB, socket.AF_BRIDGE))
 
     def learned(self) -> bytes:
         """What it tells of the hardware addresses behind the ports."""
-        return self._dump(_GETNEIGH, socket.AF_BRIDGE)
+        return b"".join(self._of(_GETNEIGH, socket.AF_BRIDGE))
 
-    def _dump(self, number: int, family: int) -> bytes:
+    def _of(self, kind: int, family: int) -> list[bytes]:
+        """All that there is of a kind, a message each."""
         own = self._netlink._socket
-        own.send(struct.pack("=IHHIIB15x", 32, number, 0x301, 0x5EE, 0, family))
-        found = b""
+        own.send(struct.pack("=IHHIIB15x", 32, kind, 0x301, 0x5EE, 0, family))
+        found: list[bytes] = []
         while True:
             data = own.recv(65536)
-            found += data
             while data:
-                length, kind, _, number = struct.unpack_from("=IHHI", data)
-                if kind == _DONE and number == 0x5EE:
+                length, what, _, number = struct.unpack_from("=IHHI", data)
+                if number != 0x5EE:
+                    self._overheard = True
+                elif what == _DONE:
                     return found
+                else:
+                    found.append(data[:length])
                 data = data[(length + 3) & ~3 :]
 
     def close(self) -> None:
