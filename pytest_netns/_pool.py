@@ -35,7 +35,7 @@ _LINK = struct.Struct("=BxHiII")  # family, kind, index, flags, change
 _ERROR, _DONE, _NEWLINK, _GETLINK = 2, 3, 16, 18
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _IFF_UP = 0x1
-_IFLA_STATS64 = 23
+_IFLA_MASTER, _IFLA_STATS64 = 10, 23
 _ENOUGH = 32768
 
 
@@ -102,16 +102,21 @@ def _try(like: bytes, namespace: int) -> tuple[int, int, tuple[int, int]] | None
     netlink = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
     index = _LINK.unpack_from(like, _HEADER.size)[2]
     _ask(netlink, _GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0))
-    found: dict[int, tuple[int, int]] = {}
+    packets = None
     for message in _until_the_end(netlink):
-        found[_LINK.unpack_from(message, _HEADER.size)[2]] = _packets(message)
-    if found.keys() != {1, index}:  # a port, in most cases
+        attributes = _attributes(message)
+        if _IFLA_MASTER in attributes:  # a port. Whatever else is there is of drivers: gre0, sit0 …
+            netlink.close()
+            return None
+        if _LINK.unpack_from(message, _HEADER.size)[2] == index:
+            packets = struct.unpack_from("=QQ", attributes[_IFLA_STATS64])
+    if packets is None:
         netlink.close()
         return None
     _ask(netlink, _NEWLINK, _ACK, _LINK.pack(0, 0, index, 0, _IFF_UP))
     for _ in _until_the_end(netlink):
         continue
-    return netlink.detach(), namespace, found[index]
+    return netlink.detach(), namespace, packets
 
 
 def _ask(netlink: _socket.socket, kind: int, flags: int, body: bytes) -> None:
@@ -134,12 +139,10 @@ def _until_the_end(netlink: _socket.socket) -> list[bytes]:
             data = data[(length + 3) & ~3 :]
 
 
-def _packets(message: bytes) -> tuple[int, int]:
-    position = _HEADER.size + _LINK.size
+def _attributes(message: bytes) -> dict[int, bytes]:
+    found, position = {}, _HEADER.size + _LINK.size
     while position + 4 <= len(message):
         length, kind = struct.unpack_from("=HH", message, position)
-        if kind == _IFLA_STATS64:
-            received, sent = struct.unpack_from("=QQ", message, position + 4)
-            return int(received), int(sent)
+        found[kind] = message[position + 4 : position + length]
         position += max(4, (length + 3) & ~3)
-    return 0, 0
+    return found

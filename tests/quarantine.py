@@ -15,6 +15,7 @@ from pace import seconds
 
 from pytest_netns import Bridge, Lab
 from pytest_netns._netlink import _ADD_MEMBERSHIP, _RTNLGRP_LINK, Netlink
+from pytest_netns._pool import _IFLA_MASTER, _attributes
 
 __all__ = ["MULTICAST", "Peephole", "bridge_of", "inode"]
 
@@ -49,7 +50,7 @@ class Peephole:
 
     def wait_until_alone(self) -> None:
         """Return when the bridge has no port left; its lab is at its end by now."""
-        self.wait_until(lambda: len(self._of(_GETLINK, 0)) == 2)  # the loopback interface, and the bridge
+        self.wait_until(lambda: not any(_IFLA_MASTER in _attributes(link) for link in self._of(_GETLINK, 0)))
 
     def wait_until(self, condition: Callable[[], bool], group: int = _RTNLGRP_LINK) -> None:
         """Look, and look again whenever the kernel announces something of that kind."""
