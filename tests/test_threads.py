@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fresh import own_interfaces
 from pace import seconds
 from programs import program
 
@@ -59,7 +60,7 @@ class TestAdditions:
         )
         assert {*netns_lab.hosts} == {"first", "second", "h0", "h1", "h2", "h3", "beijing", "shanghai"}
         assert {*netns_lab.bridges} == {"lan", "dmz", "wan", "br0"}
-        assert {*first.interfaces} == {"lo", "eth0", "eth1", "eth2"}
+        assert own_interfaces(first) == {"lo", "eth0", "eth1", "eth2"}
         for number in range(4):
             assert ping(netns_lab[f"h{number}"], first, timeout=PATIENT)
 
