@@ -39,8 +39,10 @@ FLOOR = "C floor"
 MOST_WITH_RIVALS = 12
 #: Seconds: nobody waits for the kernel to take apart what a rival has left.
 PAUSE = 0.3
-#: What is later is compared with what was earlier.
-STRETCHES = 10
+#: Pairs without a pause: for so long, and in so many parts, of which the last is compared with the first.
+MINUTE = 60
+SECONDS_FOR_A_ROUND = 2
+PARTS = 10
 
 
 @contextlib.contextmanager
@@ -86,17 +88,19 @@ def against_the_floor(scope: Scope) -> Iterator[Finding]:
 
 
 def without_a_pause(scope: Scope) -> Iterator[Comparison]:
-    """Pairs one after the other: if the last ones take longer than the first, it does not keep pace."""
-    set_up: list[float] = []
-    took: list[list[float]] = []
-    for _ in range(STRETCHES):
-        rounds = [our_round() for _ in range(max(2, scope.rounds))]
-        set_up += [sample["setup"] for sample in rounds]
-        took.append([sum(sample.values()) for sample in rounds])
-    often = f"of {len(set_up)} without a pause"
-    yield Comparison(f"a pair, start to end, {often}: the last tenth", "the first tenth", took[-1], took[0])
+    """Pairs one after the other, a minute long: if the last ones take longer than the first, it does not keep pace."""
+    seconds = min(MINUTE, SECONDS_FOR_A_ROUND * scope.rounds)
+    rounds, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        rounds.append(our_round())
+    set_up = [sample["setup"] for sample in rounds]
+    whole = [sum(sample.values()) for sample in rounds]
+    some = len(rounds) // PARTS
+    often = f"in {seconds:g} s without a pause"
+    yield Comparison(f"a pair, start to end, {often}: the last tenth", "the first tenth", whole[-some:], whole[:some])
+    some = len(rounds) // 2
     work = f"`netns_pair` set-up, warm, {often}: every other one"
-    yield Comparison(work, "those between", set_up[1::2], set_up[::2], (p99_within(5),))
+    yield Comparison(work, "those between", set_up[1::2][:some], set_up[::2][:some], (p99_within(5),))
 
 
 def compared(scope: Scope) -> Iterator[Finding]:
