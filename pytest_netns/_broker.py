@@ -90,6 +90,11 @@ class Broker:
                 self.has_tags: bool = self._facts["tags"]
 
     @property
+    def was_heard(self) -> bool:
+        """Whether it has answered this process, or its parent."""
+        return self._facts is not None
+
+    @property
     def user(self) -> int:
         """Descriptor of the user namespace that owns the networks; it stays ours.
 
@@ -294,7 +299,9 @@ def start(*, as_root: bool = False) -> Broker:
     """
     with _start_lock:
         as_root = _is_another(as_root)
-        if as_root in _current and not _current[as_root].alive():
+        held = _current.get(as_root)
+        # One that has ended and was not yet heard may have said why this machine does not allow it. A fork cannot hear.
+        if held is not None and not held.alive() and (held.was_heard or held.owner != os.getpid()):
             _current.pop(as_root).let_go()
         if as_root not in _current:
             reason = _unavailable.get(as_root) or _probe.unsupported_platform()
@@ -338,6 +345,11 @@ def broker(*, as_root: bool = False) -> Broker:
                 raise KernelError(number, f"start the helper process: {step}") from None
             reason = _unavailable[as_root] = _probe.explain(number, str(step).split(":")[0])
         raise NamespacesUnavailable(reason) from None
+    except NetnsError:
+        with _start_lock:
+            if _current.get(as_root) is found and not found.alive():  # the next one is another
+                _current.pop(as_root).let_go()
+        raise
     _has_worked.add(as_root)
     return found
 

@@ -200,7 +200,7 @@ class Inner:
         try:
             for number in range(hosts + bridges):
                 wanted = like[number - hosts] if number >= hosts else None
-                taken = self._open_pool().take(wanted) if wanted is not None else None
+                taken = self._open_pool().take(wanted, self.base) if wanted is not None else None
                 if taken is not None:
                     answer += taken[:2]
                     there[number] = taken[2]

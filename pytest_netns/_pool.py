@@ -35,7 +35,7 @@ _LINK = struct.Struct("=BxHiII")  # family, kind, index, flags, change
 _ERROR, _DONE, _NEWLINK, _GETLINK = 2, 3, 16, 18
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _IFF_UP = 0x1
-_IFLA_MASTER, _IFLA_STATS64 = 10, 23
+_IFLA_IFNAME, _IFLA_MASTER, _IFLA_STATS64 = 3, 10, 23
 _ENOUGH = 32768
 
 
@@ -68,14 +68,16 @@ class Pool:
         if len(self.kept) > _room():
             os.close(self.kept.pop(0)[1])
 
-    def take(self, like: bytes) -> tuple[int, int, tuple[int, int]] | None:
+    def take(self, like: bytes, base: int) -> tuple[int, int, tuple[int, int]] | None:
         """A bridge such as this request makes, off: a rtnetlink socket in its namespace, a descriptor of that, and how
-        many packets the bridge has received and sent so far; None if there is none. The caller may be inside then.
+        many packets the bridge has received and sent so far; None if there is none. The caller may be elsewhere then.
+
+        ``base``: a namespace that has what drivers have in each.
         """
         for one in [one for one in self.kept if one[0] == like][:_LOOKS]:
             self.kept.remove(one)
             try:
-                taken = _try(*one)
+                taken = _try(*one, base)
             except OSError:  # out of descriptors, or no namespace any more that we could use
                 os.close(one[1])
                 return None
@@ -97,26 +99,46 @@ def _room() -> int:
     return _MOST if limit < 0 else min(_MOST, limit // 8)
 
 
-def _try(like: bytes, namespace: int) -> tuple[int, int, tuple[int, int]] | None:
-    _kernel.setns(namespace, _kernel.CLONE_NEWNET, "network namespace")
-    netlink = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
+def _try(like: bytes, namespace: int, base: int) -> tuple[int, int, tuple[int, int]] | None:
+    netlink = _socket_in(namespace)
     index = _LINK.unpack_from(like, _HEADER.size)[2]
-    _ask(netlink, _GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0))
-    packets = None
-    for message in _until_the_end(netlink):
+    packets, others = None, set()
+    for message in _links(netlink):
+        _, _, number, flags, _ = _LINK.unpack_from(message, _HEADER.size)
         attributes = _attributes(message)
-        if _IFLA_MASTER in attributes:  # a port. Whatever else is there is of drivers: gre0, sit0 …
-            netlink.close()
-            return None
-        if _LINK.unpack_from(message, _HEADER.size)[2] == index:
+        if number == index:
             packets = struct.unpack_from("=QQ", attributes[_IFLA_STATS64])
-    if packets is None:
+        elif number != 1:
+            # A port is nobody else's, nor is what somebody has switched on.
+            others.add(b"" if flags & _IFF_UP or _IFLA_MASTER in attributes else attributes[_IFLA_IFNAME])
+    if packets is None or (others and not _is_of_drivers(others, base)):  # ports, in most cases
         netlink.close()
         return None
     _ask(netlink, _NEWLINK, _ACK, _LINK.pack(0, 0, index, 0, _IFF_UP))
     for _ in _until_the_end(netlink):
         continue
     return netlink.detach(), namespace, packets
+
+
+def _is_of_drivers(names: set[bytes], base: int) -> bool:
+    """Whether these are interfaces that drivers have in every namespace: gre0, sit0 …"""
+    if b"" in names:
+        return False
+    netlink = _socket_in(base)
+    try:
+        return names <= {_attributes(message)[_IFLA_IFNAME] for message in _links(netlink)}
+    finally:
+        netlink.close()
+
+
+def _socket_in(namespace: int) -> _socket.socket:
+    _kernel.setns(namespace, _kernel.CLONE_NEWNET, "network namespace")
+    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
+
+
+def _links(netlink: _socket.socket) -> list[bytes]:
+    _ask(netlink, _GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0))
+    return _until_the_end(netlink)
 
 
 def _ask(netlink: _socket.socket, kind: int, flags: int, body: bytes) -> None:

@@ -101,10 +101,6 @@ def _number(kind: int, number: int) -> bytes:
     return _attribute(kind, struct.pack("=I", number))
 
 
-def _short(kind: int, number: int) -> bytes:
-    return _attribute(kind, struct.pack("=H", number))
-
-
 def _byte(kind: int, number: int) -> bytes:
     return _attribute(kind, struct.pack("=B", number))
 
@@ -121,8 +117,8 @@ def _version(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-def _packed(address: str) -> bytes:
-    return socket.inet_pton(_FAMILY[_version(address)], address)
+def _packed(version: int, address: str) -> bytes:
+    return socket.inet_pton(_FAMILY[version], address)
 
 
 # Interfaces
@@ -259,8 +255,9 @@ def flush_learned(index: int) -> Request:
 
 
 def _address(number: int, how: int, index: int, address: str, prefix: int, *, flags: int = 0) -> bytes:
-    packed = _packed(address)
-    head = _ADDRESS.pack(_FAMILY[_version(address)], prefix, flags, 0, index)
+    version = _version(address)
+    packed = _packed(version, address)
+    head = _ADDRESS.pack(_FAMILY[version], prefix, flags, 0, index)
     return _message(number, how, head, _attribute(_IFA_LOCAL, packed), _attribute(_IFA_ADDRESS, packed))
 
 
@@ -282,11 +279,11 @@ def _route(verb: str, version: int, destination: str | None, via: str, table: in
         "restore": (_NEWROUTE, _REPLACE_CREATE),
         "delete": (_DELROUTE, 0),
     }[verb]
-    attributes, prefix = [_attribute(_RTA_GATEWAY, _packed(via))], 0
+    attributes, prefix = [_attribute(_RTA_GATEWAY, _packed(version, via))], 0
     if destination is not None:
         network, _, length = destination.partition("/")
         prefix = int(length)
-        attributes.insert(0, _attribute(_RTA_DST, _packed(network)))
+        attributes.insert(0, _attribute(_RTA_DST, _packed(version, network)))
     if table is not None:  # there are more than fit into the byte
         attributes.append(_number(_RTA_TABLE, table))
     main = _RT_TABLE_MAIN if table is None else 0
@@ -310,8 +307,9 @@ def delete_route(version: int, destination: str | None, via: str, table: int | N
 
 
 def _neighbour(number: int, index: int, address: str) -> bytes:
-    head = _NEIGHBOUR.pack(_FAMILY[_version(address)], index, 0, 0, 0)
-    return _message(number, 0, head, _attribute(_NDA_DST, _packed(address)))
+    version = _version(address)
+    head = _NEIGHBOUR.pack(_FAMILY[version], index, 0, 0, 0)
+    return _message(number, 0, head, _attribute(_NDA_DST, _packed(version, address)))
 
 
 def get_neighbour(index: int, address: str) -> Request:

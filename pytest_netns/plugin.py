@@ -218,8 +218,11 @@ def _new_lab(config: pytest.Config, user: str | None) -> Lab:
     if reason is not None:
         raise NamespacesUnavailable(reason)  # and not the ImportError that the next line would be
     from ._broker import start
+    from ._checks import is_root
 
-    start(as_root=user == "root")  # it gets ready while we import
+    as_root = is_root(user)
+    with contextlib.suppress(NetnsError):  # whoever uses the lab is told
+        start(as_root=as_root)  # it gets ready while we import
     from ._lab import Lab
 
     return Lab(named=config.stash[_settings_key].named, user=user)

@@ -126,9 +126,9 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     return Inner(pytester, monkeypatch)
 
 
-def run_where(inner: Inner, refusal: str, *arguments: str) -> pytest.RunResult:
-    """Run ``TESTS`` where the kernel refuses; long lines are not cut."""
-    inner.pytester.makepyfile(launcher=LAUNCHER, test_small=TESTS)
+def run_where(inner: Inner, refusal: str, *arguments: str, tests: str = TESTS) -> pytest.RunResult:
+    """Run tests where the kernel refuses; long lines are not cut."""
+    inner.pytester.makepyfile(launcher=LAUNCHER, test_small=tests)
     command = [sys.executable, "-m", "pytest", *inner.arguments("-rA", *arguments, "test_small.py")]
     return inner.pytester.run(sys.executable, "launcher.py", refusal, *command)
 
@@ -145,6 +145,58 @@ def test_a_refusal_skips_with_reason_and_cure(inner: Inner, refusal: str) -> Non
     result.assert_outcomes(skipped=6, passed=1)
     result.stdout.fnmatch_lines([f"SKIPPED*no network namespaces here: {CURES[refusal]}*"])
     result.stdout.fnmatch_lines(["PASSED test_small.py::test_none_needed"])
+
+
+#: What is told, and to whom, is the same before the first refusal and after it.
+IN_ANY_ORDER = """
+import sys
+import pytest
+from pytest_netns import NamespacesUnavailable
+
+started = []
+sys.addaudithook(lambda name, _: started.append(name) if name == "subprocess.Popen" else None)
+
+@pytest.mark.parametrize("time", ["first", "second"])
+class TestLabs:
+    def test_unused(self, netns_lab, time):
+        pass
+
+    def test_told_in_the_body(self, netns_lab, time):
+        with pytest.raises(NamespacesUnavailable):
+            netns_lab.pair()
+
+    def test_a_wrong_plan(self, netns_lab_factory, time):
+        with pytest.raises(ValueError, match="user 'nobody'"):
+            netns_lab_factory(user="nobody")
+
+def test_asked_once():
+    assert started == ["subprocess.Popen"]
+"""
+
+
+@pytest.mark.parametrize("refusal", ["root without net", "user without user"])
+def test_a_refusal_is_told_to_who_uses_a_lab(inner: Inner, refusal: str) -> None:
+    """The helper that starts while modules are imported is asked by whoever uses a lab, and started once."""
+    result = run_where(inner, refusal, "-p", "no:randomly", tests=IN_ANY_ORDER)
+    result.assert_outcomes(passed=7)
+
+
+def test_a_helper_gets_ready_while_modules_are_imported(inner: Inner) -> None:
+    inner.pytester.makeconftest(
+        """
+import sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "pytest_netns._lab":
+            print("STARTED", list(sys.modules["pytest_netns._broker"]._current), file=sys.__stdout__)
+
+sys.meta_path.insert(0, Finder)
+"""
+    )
+    result = inner.run("def test_one(netns_pair): pass", "-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*STARTED [[]False[]]*"])
 
 
 def test_a_refusal_is_heard_after_the_helper_has_ended(inner: Inner) -> None:

@@ -8,9 +8,11 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,8 @@ from fresh import OF_DRIVERS
 from pace import seconds
 from quarantine import MULTICAST, Peephole, bridge_of, inode
 
-from pytest_netns import Bridge, Host, Lab, ping
+from pytest_netns import Bridge, Host, Lab, _requests, ping
+from pytest_netns._netlink import Netlink
 from pytest_netns._plan import NOTHING, Plan, add_end, add_node, add_segment
 from pytest_netns._pool import _MOST_ALIKE, Pool
 from pytest_netns._steps import steps
@@ -281,6 +284,24 @@ def use_in_a_child(lab: Lab) -> None:
     lab["a"].call(bridge_of(lab).sysctl, "ipv4.ip_forward", 1)
 
 
+def use_from_a_host(lab: Lab) -> None:
+    lab["a"].call(make_elsewhere)
+
+
+def make_elsewhere() -> None:
+    """An interface where the other end of eth0 is: a host has a number for that, rtnetlink(7) IFLA_LINK_NETNSID."""
+    told = subprocess.run(["ip", "-j", "link", "show", "eth0"], capture_output=True, check=True, timeout=PATIENT).stdout
+    info = _requests._attribute(_requests._IFLA_LINKINFO, _requests._text(_requests._KIND, "bridge"))
+    target = _requests._number(46, json.loads(told)[0]["link_netnsid"])  # IFLA_TARGET_NETNSID, linux/if_link.h
+    name = _requests._text(_requests._IFLA_IFNAME, "other")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as own:
+        netlink = Netlink(os.dup(own.fileno()))
+    netlink.batch(
+        [_requests.Request(_requests._link(16, 0x600, 0, target, name, info), "create an interface elsewhere")]
+    )
+    netlink.close()
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -290,8 +311,9 @@ def use_in_a_child(lab: Lab) -> None:
         lambda lab: lab["a"]["eth0"].down(),
         lambda lab: lab.host("late", bridge_of(lab)),
         use_in_a_child,
+        use_from_a_host,
     ],
-    ids=["socket", "program", "descriptor", "port", "host", "child"],
+    ids=["socket", "program", "descriptor", "port", "host", "child", "from a host"],
 )
 def test_one_that_others_had_to_do_with_is_kept_for_nobody(use: Callable[[Lab], object]) -> None:
     """It may be another, or somebody may listen in it still; the test process and its children alike."""
@@ -308,6 +330,13 @@ def test_one_that_others_had_to_do_with_is_kept_for_nobody(use: Callable[[Lab], 
     lab.close()
 
 
+#: Whether namespaces hold no interfaces of drivers, and the machine alone does.
+ONLY_ON_THE_MACHINE = Path("/proc/sys/net/core/fb_tunnels_only_for_init_net")
+
+
+@pytest.mark.skipif(
+    ONLY_ON_THE_MACHINE.exists() and ONLY_ON_THE_MACHINE.read_text() != "0\n", reason="they are on the machine only"
+)
 @pytest.mark.netns(requires=["sit"])
 def test_drivers_with_interfaces_everywhere_are_no_hindrance() -> None:
     """With the driver that this requires, every namespace holds sit0, and it is no port."""

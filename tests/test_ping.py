@@ -21,12 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
-import scapy.utils
-from hypothesis import example, given
-from hypothesis import strategies as st
 from pace import seconds
 
-from pytest_netns._echo import _checksum, own_identifier
+from pytest_netns._echo import own_identifier
 from pytest_netns._lab import Lab
 from pytest_netns.packets import PingResult, ping
 
@@ -332,10 +329,3 @@ with Lab() as lab:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("set() IP\n" if version == 4 else "set() IPv6\n", "")
-
-
-@given(st.binary(min_size=8, max_size=1500).filter(any))
-@example(b"\xff" * 8)
-@example(b"\x08" + bytes(8))
-def test_checksums_are_those_of_scapy(data: bytes) -> None:
-    assert _checksum(data) == scapy.utils.checksum(data)

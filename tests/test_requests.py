@@ -1,4 +1,4 @@
-"""The rtnetlink requests that are packed by hand are those that pyroute2 makes of the same words."""
+"""What is packed by hand: requests are those that pyroute2 makes of the same words, checksums those of scapy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import socket
 from typing import Any
 
 import pytest
+import scapy.utils
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from pytest_netns import _requests
+from pytest_netns._echo import _checksum
 from pytest_netns._requests import End, Request
 
 REQUEST, CREATE, REPLACE = 0x1, 0x600, 0x500  # NLM_F_…, with those that belong to them
@@ -58,6 +62,11 @@ def veth(master: list[tuple[str, Any]]) -> bytes:
     return link(16, CREATE, index=5, **UP, attrs=[*own, *master, of_kind("veth", ("VETH_INFO_PEER", peer))])
 
 
+def vlan(number: int, flags: int, vid: int) -> bytes:
+    words = nested(("IFLA_BRIDGE_VLAN_INFO", {"flags": flags, "vid": vid}))
+    return link(number, family=int(socket.AF_BRIDGE), index=3, attrs=[("IFLA_AF_SPEC", words)])
+
+
 LINKS = {
     "a bridge": (
         _requests.add_bridge("lan", 3),
@@ -87,6 +96,16 @@ LINKS = {
             ],
         ),
     ),
+    "a bridge with VLANs": (
+        _requests.add_bridge("lan", 3, vlan_filtering=True),
+        link(
+            16,
+            CREATE,
+            index=3,
+            **UP,
+            attrs=[("IFLA_IFNAME", "lan"), of_kind("bridge", ("IFLA_BR_VLAN_FILTERING", 1))],
+        ),
+    ),
     "an isolated port": (
         _requests.isolate_port(3, "port"),
         link(
@@ -103,24 +122,9 @@ LINKS = {
             ],
         ),
     ),
-    "a port's own VLAN": (
-        _requests.set_vlan(3, 10, what=""),
-        link(
-            19,
-            family=int(socket.AF_BRIDGE),
-            index=3,
-            attrs=[("IFLA_AF_SPEC", nested(("IFLA_BRIDGE_VLAN_INFO", {"flags": 6, "vid": 10})))],
-        ),
-    ),
-    "a tagged VLAN no longer": (
-        _requests.set_vlan(3, 4094, there=False, tagged=True, what=""),
-        link(
-            17,
-            family=int(socket.AF_BRIDGE),
-            index=3,
-            attrs=[("IFLA_AF_SPEC", nested(("IFLA_BRIDGE_VLAN_INFO", {"flags": 0, "vid": 4094})))],
-        ),
-    ),
+    "a port's own VLAN": (_requests.set_vlan(3, 10, what=""), vlan(19, 6, 10)),
+    "a tagged VLAN": (_requests.set_vlan(3, 4094, tagged=True, what=""), vlan(19, 0, 4094)),
+    "a VLAN no longer": (_requests.set_vlan(3, 1, there=False, what=""), vlan(17, 0, 1)),
     "a veth pair on a bridge": (_requests.add_veth(NEAR, FAR, 1400, 9), veth([("IFLA_MASTER", 7)])),
     "a veth pair": (_requests.add_veth(End("port", 5, NEAR.mac), FAR, 1400, 9), veth([])),
     "up": (_requests.set_link(3, up=True, what=""), link(16, index=3, **UP)),
@@ -194,3 +198,11 @@ def test_of_routes(version: int, destination: str | None, via: str, table: int |
         (_requests.delete_route, 25, 0),
     ):
         assert make(version, destination, via, table).data == encoded(rtmsg, number, how, **fields)
+
+
+@settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.binary(min_size=8, max_size=1500).filter(any))
+@example(b"\xff" * 8)
+@example(b"\x08" + bytes(8))
+def test_of_checksums(data: bytes) -> None:
+    assert _checksum(data) == scapy.utils.checksum(data)
