@@ -16,7 +16,7 @@ from pace import seconds
 from pytest_netns._build import progress
 from pytest_netns._steps import Steps
 
-pytestmark = [pytest.mark.kernel, pytest.mark.once]
+pytestmark = pytest.mark.once
 
 LARGE = """
     from pytest_netns import Lab, _build, _progress

@@ -21,8 +21,6 @@ from marking import Inner
 
 from pytest_netns import ChildDied, Host, Lab, Pair, Started, WaitTimeout, _call, _started
 
-pytestmark = pytest.mark.kernel
-
 Ready = Callable[[], object]
 
 

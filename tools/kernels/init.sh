@@ -58,7 +58,19 @@ done </lane/shares
 # Modules are loaded when the kernel asks for them, as on any machine, though the root may have no modprobe.
 mkdir run/kernel
 cp /bin/busybox run/kernel/busybox
-printf '#!/run/kernel/busybox sh\nexec /run/kernel/busybox modprobe "$@" 2>/dev/null\n' >run/kernel/modprobe
+# busybox takes one that is just being loaded, by somebody else, for loaded; the kernel asks again at once, and finds
+# nothing. So that is waited for, but not forever: it may itself have asked for another.
+cat >run/kernel/modprobe <<'EOF'
+#!/run/kernel/busybox sh
+/run/kernel/busybox modprobe "$@" 2>/dev/null
+status=$?
+tries=0
+while /run/kernel/busybox grep -q ' Loading ' /proc/modules && [ $tries -lt 100 ]; do
+    /run/kernel/busybox usleep 10000
+    tries=$((tries + 1))
+done
+exit $status
+EOF
 chmod 755 run/kernel/modprobe
 echo /run/kernel/modprobe >/proc/sys/kernel/modprobe
 
