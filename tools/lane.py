@@ -39,7 +39,7 @@ from kernels.suite import RESULTS, USERS, Interpreter, Result, read_results, run
 from kernels.table import write_page
 
 #: The tests whose outcome the kernel decides; the others would only take their time at an emulated processor.
-CORE = ["-m", "kernel", "-n", "2", "--dist", "loadfile"]
+CORE = ["-m", "kernel", "-n", "2", "--dist", "worksteal"]
 #: What an older kernel does otherwise, whatever features this machine's has.
 OLDER = ["tests/test_first_packet.py"]
 #: What asks for a feature in the middle of a test, by Lab.require; their markers do not tell.
