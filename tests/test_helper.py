@@ -207,6 +207,7 @@ def test_threads_may_ask_at_the_same_time(netns_pair: Pair) -> None:
     assert failures == []
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # xdist has a thread
 def test_a_fork_may_use_the_hosts_and_leaves_them_to_its_parent(netns_pair: Pair) -> None:
     """A fork of the test process asks over a channel of its own, at the same time as its parent."""
     beijing, shanghai = netns_pair

@@ -366,6 +366,7 @@ def with_hosts(plan: Plan, count: int) -> Plan:
     return plan
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # xdist has a thread
 def test_a_fork_gives_nothing_away() -> None:
     """A child that closes a lab of its parent's closes its own copy: the bridge stays the parent's."""
     lab, *hosts = pair()

@@ -6,6 +6,7 @@ tests' requirements come from pip, run by a Python of this machine for the other
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ __all__ = ["fetch_python"]
 
 #: What the tests call, beside Python.
 _PROGRAMS = ["bash", "coreutils", "dash", "findutils", "grep", "hostname", "iproute2", "iputils-ping", "libc-bin"]
-_PROGRAMS += ["mount", "netbase", "procps", "sed", "tzdata", "util-linux"]
+_PROGRAMS += ["mount", "netbase", "nftables", "procps", "sed", "tzdata", "util-linux"]
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
 
@@ -48,7 +49,9 @@ def fetch_python(wanted: str, cache: Path, own: Path) -> Interpreter | None:
         return None
     package = known[max(known)] if wanted == "newest" else f"python{wanted}"
     version = re.split(r"[-+~]", archive.records(package)[0]["Version"])[0]
-    folder = cache / f"root-{package}-{version}"
+    # One of before, with other files in it, is not taken.
+    kind = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    folder = cache / f"root-{package}-{version}-{kind}"
     if not folder.exists():
         print(f"=== fetching Python {version}", flush=True)
         files = archive.fetch([package, *_PROGRAMS])
@@ -76,7 +79,7 @@ def _make_frame(folder: Path) -> None:
     for name in ("bin", "sbin", "lib", "lib64"):
         (folder / "usr" / name).mkdir(parents=True)
         (folder / name).symlink_to(f"usr/{name}")
-    for name in ("etc", "proc", "sys", "dev", "run", "tmp", "root", "mnt", "var/tmp"):
+    for name in ("etc/ssl", "proc", "sys", "dev", "run", "tmp", "root", "mnt", "var/tmp"):
         (folder / name).mkdir(parents=True)
 
 
@@ -85,6 +88,7 @@ def _complete(folder: Path, package: str) -> None:
     (folder / "etc/passwd").write_text(_PASSWD)
     (folder / "etc/group").write_text(_GROUP)
     (folder / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (folder / "etc/shadow").touch(0o600)
     for link, target in (("sh", "dash"), ("python3", package)):
         if not os.path.lexists(folder / "usr/bin" / link):
             (folder / "usr/bin" / link).symlink_to(target)
