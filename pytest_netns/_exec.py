@@ -96,10 +96,16 @@ class Place:
     def __exit__(self, *_: object) -> None:
         if self._lent is not None:
             _kernel.take_capabilities_back(self._lent)
+        refusal = None
         for _fd, back, flag, what in reversed(self._steps):
-            if back is not None:
-                _kernel.setns(back, flag, what)
+            try:
+                if back is not None:
+                    _kernel.setns(back, flag, what)
+            except OSError as error:  # out of the others in any case
+                refusal = error
         os.chdir("/")  # not to keep a directory of the user's busy
+        if refusal is not None:
+            raise refusal
 
 
 def start(spec: dict[str, Any], fds: list[int], place: Place) -> tuple[int, Failure | None]:
