@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -15,7 +16,20 @@ from pathlib import Path
 import pytest
 from pace import PACE, seconds
 
-from pytest_netns import Host, Lab, NetnsError, Pair, _broker, _channel, _ending, _fresh, ping
+from pytest_netns import (
+    Host,
+    KernelError,
+    Lab,
+    NetnsError,
+    Pair,
+    _broker,
+    _channel,
+    _ending,
+    _exec,
+    _fresh,
+    _kernel,
+    ping,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -671,3 +685,46 @@ def test_a_helper_that_cannot_start_is_explained(tmp_path: Path) -> None:
         _broker.shut_down()
         assert descriptors() == before, (descriptors(), before)
     """)
+
+
+def enter_amid_threads() -> str:
+    """A time namespace is refused as long as there is a second thread; this one ends when it has been."""
+    _kernel.unshare(_kernel.CLONE_NEWTIME, "CLONE_NEWTIME")
+    fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)
+    refused = threading.Event()
+    second = threading.Thread(target=refused.wait)
+    second.start()
+    asked = []
+
+    def let_it_end() -> None:
+        asked.append(refused.is_set())
+        refused.set()
+        second.join()
+
+    os.sched_yield = let_it_end
+    _kernel.setns(fd, _kernel.CLONE_NEWTIME, "time namespace")
+    return f"{asked} {os.fstat(fd).st_ino == os.stat('/proc/self/ns/time').st_ino}"
+
+
+def test_who_is_not_alone_for_a_moment_enters_a_time_namespace(netns: Host) -> None:
+    if not _broker.broker().has_tags:
+        pytest.skip("this kernel has no time namespaces")
+    assert netns.call(enter_amid_threads) == "[False] True"
+
+
+def test_who_cannot_go_back_to_one_namespace_goes_back_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper would stay in a host otherwise, and do there what it is asked for next."""
+    went: list[int] = []
+
+    def setns(fd: int, _flags: int, what: str) -> None:
+        went.append(fd)
+        if fd == 14:
+            raise KernelError(errno.EUSERS, what)
+
+    monkeypatch.setattr(_kernel, "setns", setns)
+    with (
+        pytest.raises(KernelError, match="time namespace"),
+        _exec.Place([1, 2, 3, 4], [11, 12, 13, 14], confined=False),
+    ):
+        pass
+    assert went == [1, 2, 3, 4, 14, 13, 12, 11]
