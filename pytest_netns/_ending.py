@@ -30,6 +30,8 @@ _TIMES = 10
 _TERM, _CONT = (1 << number - 1 for number in (_signal.SIGTERM, _signal.SIGCONT))
 #: As many as are watched at a time, so that they fit into any limit of open files.
 _AT_A_TIME = 128
+#: The newest number in our PID namespace when there was nobody but ourselves; nobody is, as long as it is the newest.
+_alone_at: bytes | None = None
 
 
 def depth() -> int:
@@ -55,6 +57,7 @@ def end_processes(
             be waited for: then nobody has been killed, and it is to be asked again.
         reap: Called before each further look: those who end faster than they are reaped use up the machine's numbers.
     """
+    global _alone_at  # noqa: PLW0603 - there is one PID namespace that is ours
     wanted = {f"{kind}:[{inode}]" for inode in inodes}
     ended = 0
     before: set[str] = set()
@@ -62,7 +65,10 @@ def end_processes(
         if look:  # with nobody there, the first is the last
             reap()
         newest = _newest()
-        found, gone = _processes_in(kind, wanted, inner_depth)
+        if newest == _alone_at:
+            return ended, []
+        numbers = _numbers()
+        found, gone = _processes_in(numbers, kind, wanted, inner_depth)
         if found and gently:
             if asked := _ask(found):
                 return ended, asked
@@ -72,12 +78,14 @@ def end_processes(
         # One that forks and ends, as its child does, may be gone when it is looked at, and its child in no list yet.
         # But then there are new numbers, or somebody is gone who was not before.
         if not found and newest == _newest() and gone in (set(), before):
+            if inner_depth is None and numbers == [str(os.getpid())]:
+                _alone_at = newest
             return ended, []
         before = gone
     # They are faster than we are. So nobody inside moves, in whichever host, until they are ended.
     _signal_all(_signal.SIGSTOP)
     try:
-        while found := _processes_in(kind, wanted, inner_depth)[0]:
+        while found := _processes_in(_numbers(), kind, wanted, inner_depth)[0]:
             ended += _kill(found)
             reap()
     finally:
@@ -92,7 +100,7 @@ def see_off(inner_depth: int | None) -> None:
     """
     deadline = time.monotonic() + GRACE
     for _ in range(_TIMES):
-        asked = _ask(_processes_in("net", None, inner_depth)[0])
+        asked = _ask(_processes_in(_numbers(), "net", None, inner_depth)[0])
         if not asked:
             return
         poll = select.poll()
@@ -175,15 +183,17 @@ def _newest() -> bytes:
         os.close(fd)
 
 
-def _processes_in(kind: str, wanted: set[str] | None, inner_depth: int | None) -> tuple[dict[str, int], set[str]]:
-    """Pidfds of processes in these namespaces, or in any, by their numbers in /proc.
+def _processes_in(
+    numbers: list[str], kind: str, wanted: set[str] | None, inner_depth: int | None
+) -> tuple[dict[str, int], set[str]]:
+    """Pidfds of those of these processes that are in these namespaces, or in any, by their numbers in /proc.
 
     And who was in the list, but had ended when it was looked at.
     """
     found: dict[str, int] = {}
     gone: set[str] = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal() or not _is_in(entry, kind, wanted, gone):
+    for entry in numbers:
+        if not _is_in(entry, kind, wanted, gone):
             continue
         try:
             pid = int(entry) if inner_depth is None else _inner_pid(entry, inner_depth)
@@ -204,6 +214,11 @@ def _processes_in(kind: str, wanted: set[str] | None, inner_depth: int | None) -
         if len(found) == _AT_A_TIME:
             break
     return found, gone
+
+
+def _numbers() -> list[str]:
+    """All processes that /proc shows."""
+    return [entry for entry in os.listdir("/proc") if entry.isdecimal()]
 
 
 def _is_in(entry: str, kind: str, wanted: set[str] | None, gone: set[str]) -> bool:
