@@ -689,11 +689,11 @@ def test_a_helper_that_cannot_start_is_explained(tmp_path: Path) -> None:
 
 def enter_amid_threads() -> str:
     """A time namespace is refused as long as there is a second thread; this one ends when it has been."""
-    _kernel.unshare(_kernel.CLONE_NEWTIME, "CLONE_NEWTIME")
-    fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)
     refused = threading.Event()
     second = threading.Thread(target=refused.wait)
-    second.start()
+    second.start()  # before: older kernels start none for who is in another time namespace than its children
+    _kernel.unshare(_kernel.CLONE_NEWTIME, "CLONE_NEWTIME")
+    fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)
     asked = []
 
     def let_it_end() -> None:
