@@ -15,12 +15,14 @@ from pace import seconds
 
 from pytest_netns import Bridge, Lab
 from pytest_netns._netlink import _ADD_MEMBERSHIP, _RTNLGRP_LINK, Netlink
+from pytest_netns._plan import BRIDGE_INDEX
 from pytest_netns._pool import _IFLA_MASTER, _attributes
 
 __all__ = ["MULTICAST", "Peephole", "bridge_of", "inode"]
 
 MULTICAST = 26  # RTNLGRP_MDB
 
+_IFLA_OPERSTATE, _UP = 16, b"\x06"  # linux/if_link.h, linux/if.h
 _DONE, _GETLINK, _GETNEIGH, _GETMDB = 3, 18, 30, 86  # linux/rtnetlink.h
 
 
@@ -51,6 +53,15 @@ class Peephole:
     def wait_until_alone(self) -> None:
         """Return when the bridge has no port left; its lab is at its end by now."""
         self.wait_until(lambda: not any(_IFLA_MASTER in _attributes(link) for link in self._of(_GETLINK, 0)))
+
+    def wait_until_up(self) -> None:
+        """Return when the bridge passes packets, and its ports do; until then the kernel has yet to say so."""
+        self.wait_until(lambda: all(attributes[_IFLA_OPERSTATE] == _UP for attributes in self._bridge_and_ports()))
+
+    def _bridge_and_ports(self) -> list[dict[int, bytes]]:
+        links = [(message, _attributes(message)) for message in self._of(_GETLINK, 0)]
+        index = struct.pack("=i", BRIDGE_INDEX)
+        return [attributes for message, attributes in links if index in (message[20:24], attributes.get(_IFLA_MASTER))]
 
     def wait_until(self, condition: Callable[[], bool], group: int = _RTNLGRP_LINK) -> None:
         """Look, and look again whenever the kernel announces something of that kind."""
