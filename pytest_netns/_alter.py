@@ -33,7 +33,7 @@ def alter(changes: Alterations, namespaces: Mapping[str, Namespace]) -> None:
         ask_to_leave(namespaces[name], requests)
     for move in changes.moves:
         target = namespaces[move.target].fileno()
-        request = _requests.move_link(move.index, move.name, target, move.new_name)
+        request = _requests.move_link(move.port, move.name, target, move.new_name)
         namespaces[move.source].netlink.batch([request])
     for name, requests in changes.adjust.items():
         namespaces[name].netlink.batch(requests)
@@ -99,14 +99,14 @@ def take_back(todo: Steps, namespaces: Mapping[str, Namespace]) -> None:
     for move in changes.moves:
         with contextlib.suppress(KernelError):
             target = namespaces[move.target].fileno()
-            request = _requests.move_link(move.index, move.name, target, move.new_name)
+            request = _requests.move_link(move.port, move.name, target, move.new_name)
             namespaces[move.source].netlink.batch([request])
     for part in parts:
         for name, requests in part.items():
             for request in requests if name in namespaces else ():  # else it goes, or has gone
                 with contextlib.suppress(KernelError):
                     namespaces[name].netlink.batch([request])
-    ends = [(move.target, move.index) for move in changes.moves]
+    ends = [(move.target, move.port) for move in changes.moves]
     ends += [(name, index) for name, indexes in changes.strangers.items() for index in indexes]
     for name, index in ends:  # a cable that is back has a carrier before the first packet
         with contextlib.suppress(KernelError):

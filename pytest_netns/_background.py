@@ -20,7 +20,6 @@ from ._releasing import releasing
 
 __all__ = [
     "NO_GUARD",
-    "WAIT_LIMIT",
     "Background",
     "BadEnd",
     "Wait",
@@ -32,15 +31,12 @@ __all__ = [
     "indented",
     "is_of_this_phase",
     "last_output",
-    "no_second_error",
     "starter_of",
     "wait_for_any",
 ]
 
 __tracebackhide__ = hide_own_frames
 
-#: Seconds that a wait may take when nothing else is said.
-WAIT_LIMIT = 30.0
 #: For whom errors of handlers are to reach as they are.
 NO_GUARD: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 #: How many are started before it is looked who has ended.
@@ -203,16 +199,6 @@ def ended_badly(bad_ends: list[BadEnd]) -> ChildDied:
     error = ChildDied("\n".join(f"{end.words}\nnobody has asked how it ended; {_CURE}" for end in bad_ends))
     error.of_others = not all(end.own for end in bad_ends)
     return error
-
-
-@contextlib.contextmanager
-def no_second_error(first: object) -> Iterator[None]:
-    """At the end of a block: who ended badly is not told where an error is under way already."""
-    try:
-        yield
-    except ChildDied:
-        if first is None:
-            raise
 
 
 def how_it_ended(code: int) -> str:

@@ -22,20 +22,16 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     from ._call import Outcome
-    from ._fork import Entry
+    from ._entry import Entry
     from ._inside import Inside
 
     P = ParamSpec("P")
 
-__all__ = ["CALL_LIMIT", "Block", "to_its_end"]
+__all__ = ["Block", "to_its_end"]
 
 __tracebackhide__ = hide_own_frames
 
 T = TypeVar("T")
-
-#: Seconds that a callable may take when nothing else is said. A child can hang for reasons that are not its own
-#: (a lock copied in mid-use), so there is always a limit.
-CALL_LIMIT = 60.0
 
 
 class Block:

@@ -14,7 +14,7 @@ import os
 import select
 import sys
 
-from . import _channel, _helper, _kernel
+from . import _channel, _fresh, _helper, _kernel
 from ._errors import KernelError
 
 __all__ = ["main"]
@@ -34,6 +34,7 @@ def main(lobby: int, first: int, names: int, watched: list[int], as_root: bool) 
     for fd in (lobby, first, names, *watched):
         os.set_inheritable(fd, False)  # what runs inside gets none of them
     channel = _socket.socket(fileno=first)
+    limit = _limit_of_namespaces()
     try:
         rootless = _leave_the_machine(as_root)
         _kernel.unshare(_kernel.CLONE_NEWPID, "CLONE_NEWPID")
@@ -50,7 +51,7 @@ def main(lobby: int, first: int, names: int, watched: list[int], as_root: bool) 
                 _signal.signal(number, _signal.SIG_DFL)  # PID 1 does not hear them then
             # Should someone kill this half only, all inside must not live on without it.
             _kernel.die_with_parent(_signal.SIGKILL)
-            _helper.Inner(rootless, as_root, _socket.socket(fileno=lobby), channel, watched).serve()
+            _helper.Inner(rootless, as_root, _socket.socket(fileno=lobby), channel, watched, limit=limit).serve()
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -61,6 +62,7 @@ def main(lobby: int, first: int, names: int, watched: list[int], as_root: bool) 
     for fd in watched:
         os.close(fd)
     _Names(_socket.socket(fileno=names)).keep_until_end_of(inner)
+    os._exit(0)  # the session waits, and the interpreter's own end takes longer than all the rest
 
 
 def _fork() -> int:
@@ -68,6 +70,14 @@ def _fork() -> int:
         return os.fork()
     except OSError as error:
         raise KernelError(error.errno, f"fork: {error.strerror}") from None
+
+
+def _limit_of_namespaces() -> int:
+    """How many network namespaces this user may have; inside of a user namespace one sees that one's limit."""
+    try:
+        return int(_fresh.read("/proc/sys/user/max_net_namespaces"))
+    except OSError:
+        return 0
 
 
 def _leave_the_machine(as_root: bool) -> bool:

@@ -3,8 +3,9 @@
 A second one is for labs in which programs are uid 0, without root: that takes another user namespace.
 
 Every process and every thread may ask. A process speaks over a channel of its own: a fork's first request
-opens one through the *lobby*, a datagram socket that all share and on which one message is one send, so
-nothing can mix. A request that is interrupted half-way throws its channel away; the next one opens another.
+opens one through the *lobby*, a socket that all share and on which one message is one send, so nothing can mix. What
+needs no answer goes over the lobby, too. A request that is interrupted half-way throws its channel away; the next one
+opens another.
 
 A helper that is gone takes its networks with it, and they say so. The next network starts a new helper.
 """
@@ -50,6 +51,9 @@ class Broker:
         self._facts: dict[str, Any] | None = None
         self._namespaces: list[int] = []
         self._said: str | None = None  # once it is over
+        #: Whether there may be anybody inside: something has been told how to get there, by this process or, for all we
+        #: know, by a fork of it. (Of one that C code has made by itself, Python does not know.)
+        self.inhabited = False
         self.owner = os.getpid()
         #: What the helper and all it starts inherit.
         self.limits = limits_to_inherit()
@@ -57,7 +61,7 @@ class Broker:
         with contextlib.ExitStack() as undo:
             self._log = os.memfd_create("netns-helper-log", os.MFD_CLOEXEC)
             undo.callback(os.close, self._log)
-            self._lobby, lobby = socket_pair(socket.SOCK_SEQPACKET)
+            self._lobby, lobby = new_channel(socket.SOCK_SEQPACKET)
             undo.callback(self._lobby.close)
             with lobby:
                 self._names, names = socket_pair(socket.SOCK_SEQPACKET)
@@ -105,7 +109,8 @@ class Broker:
 
     @property
     def pid(self) -> int:
-        """Descriptor of the PID namespace that everything inside is in; see :attr:`user`."""
+        """Descriptor of the PID namespace that everything inside is in; see :attr:`user`. Whoever asks is to enter."""
+        self.inhabited = True
         return self._namespace(1)
 
     def _namespace(self, number: int) -> int:
@@ -154,6 +159,12 @@ class Broker:
 
         A helper that is gone has taken them along. ``bridges``: see :func:`._farewell.end_processes`.
         """
+        if not self.inhabited:
+            for like, fd in bridges:
+                along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+                with contextlib.suppress(OSError):  # it is not kept, then
+                    self._lobby.sendmsg([b"k" + like], along, socket.MSG_DONTWAIT)  # send_fds takes no flags
+            return 0
         try:
             return end_processes(self.request, kind, inodes, bridges)
         except NetnsError:
@@ -207,7 +218,9 @@ class Broker:
         with contextlib.suppress(OSError):
             self._lobby.send(b"q")
         try:
-            self._process.wait(REQUEST_LIMIT)
+            if not self._ends_within(REQUEST_LIMIT):  # Popen's own wait with a limit sleeps in between
+                raise WaitTimeout(f"the helper process did not end within {REQUEST_LIMIT:g} s")
+            self._process.wait()
         finally:
             self._let_go()
 
@@ -224,6 +237,7 @@ class Broker:
         self._lock = threading.Lock()
         self._drop_channel()
         self.tags.forget()
+        self.inhabited = True  # the parent's affair
 
     def _let_go(self) -> None:
         if self._said is None:
@@ -372,5 +386,10 @@ def _after_fork_in_child() -> None:
         held.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _after_fork_in_parent() -> None:
+    for held in _current.values():
+        held.inhabited = True  # the child may start something
+
+
+os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(shut_down)

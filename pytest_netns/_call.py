@@ -22,8 +22,8 @@ from typing import Any
 
 from . import _child, _coverage, _fork, _pickling, _transfer
 from ._awaiting import one_readable
+from ._entry import Entry
 from ._errors import ChildDied, NetnsError, WaitTimeout
-from ._fork import Entry
 
 __all__ = ["Child", "Outcome", "died", "is_readable", "pass_on"]
 

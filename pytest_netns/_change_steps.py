@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import _requests
 from ._plan import BRIDGE_INDEX, End, Plan
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["Alterations", "Move", "add_changes"]
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A port that goes from the namespace of one bridge into that of another."""
 
     source: str
     target: str
-    index: int
+    #: Its index.
+    port: int
     name: str
     new_name: str
 

@@ -182,7 +182,7 @@ def _moved_outside(plan: Plan, old: End, segment: str) -> Plan:
     stays = any(end.segment == old.segment and end.name != old.name for end in plan.of_node[old.node])
     if node.nat is None or node.nat.outside != old.segment or stays:
         return plan
-    return replace(plan, nodes={**plan.nodes, old.node: replace(node, nat=replace(node.nat, outside=segment))})
+    return replace(plan, nodes={**plan.nodes, old.node: node._replace(nat=replace(node.nat, outside=segment))})
 
 
 def remove(plan: Plan, names: Collection[str]) -> Plan:
@@ -223,9 +223,9 @@ def remove(plan: Plan, names: Collection[str]) -> Plan:
 
 def _left(node: Node, gone: Collection[str]) -> Node:
     if node.nat is not None and node.nat.outside in gone:
-        return replace(node, nat=None, port_forwards=())
+        return node._replace(nat=None, port_forwards=())
     if any(each.to in gone for each in node.port_forwards):
-        return replace(node, port_forwards=tuple(each for each in node.port_forwards if each.to not in gone))
+        return node._replace(port_forwards=tuple(each for each in node.port_forwards if each.to not in gone))
     return node
 
 

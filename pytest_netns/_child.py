@@ -25,18 +25,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from . import _coverage, _journal, _kernel, _pickling, _scapy, _transfer
+from ._tags import carry
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ._fork import Entry
+    from ._entry import Entry
 
 __all__ = [
     "LOST",
     "SHOW_STACKS",
     "Plan",
     "as_outside_pytest",
-    "current_tag",
     "flush",
     "run",
     "send_coverage_at_sigterm",
@@ -76,14 +76,6 @@ class Plan:
         #: The loggers that cannot stay as they are, and the handlers that each is to have.
         self.loggers = _loggers_to_change(_Forward(self.send))
         self.scapy = _scapy.to_look_again()
-
-
-_tag: int | None = None
-
-
-def current_tag() -> int | None:
-    """In a child: the tag of the block that it runs in, as a descriptor."""
-    return _tag
 
 
 def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
@@ -156,8 +148,7 @@ def _end_if_forked(plan: Plan, error: BaseException | None) -> None:
 
 
 def _settle(plan: Plan) -> None:
-    global _tag  # noqa: PLW0603 - this process is all that it is about
-    _tag = plan.entry.tag
+    carry(plan.entry.tag)
     if plan.entry.confined:
         _kernel.keep_network_capabilities()
     _kernel.die_with_parent(signal.SIGKILL)

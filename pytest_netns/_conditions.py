@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import _requests
+from ._answers import condition
 from ._errors import NetnsError
 from ._namespace import Namespace
-from ._netlink import condition
 from ._plan import BRIDGE_INDEX, Plan
 
 __all__ = ["conditions"]

@@ -24,31 +24,19 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from . import _child, _kernel
 from ._errors import KernelError, NetnsError
 
-__all__ = ["ENDED", "FAILED", "REPORT", "STARTED", "Entry", "close_all", "entry_error", "fork_inside"]
+if TYPE_CHECKING:
+    from ._entry import Entry
+
+__all__ = ["ENDED", "FAILED", "REPORT", "STARTED", "close_all", "entry_error", "fork_inside"]
 
 #: What the shell reports: one of the words below, and one or two numbers.
 REPORT = struct.Struct("=iii")
 FAILED, STARTED, ENDED = 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The namespaces that a child enters, as descriptors; None means to stay."""
-
-    net: int
-    pid: int | None
-    user: int | None
-    mounts: int | None = None
-    uts: int | None = None
-    tag: int | None = None
-    confined: bool = False
-    where: str = ""
 
 
 #: Python 3.12 and later warn when threads exist; :mod:`._call` and :mod:`._child` do what can be done. A filter of our

@@ -15,14 +15,14 @@ import _socket
 import os
 import select
 
-from . import _channel, _ending, _fresh, _kernel
+from . import _channel, _ending, _fresh, _kernel, _supply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from . import _keeping, _outfit, _pool
+    from . import _keeping, _outfit
 
     Answer = tuple[Any, list[int]]
 
@@ -38,7 +38,14 @@ class Inner:
     """PID 1: serves requests until the test process is gone."""
 
     def __init__(
-        self, rootless: bool, as_root: bool, lobby: _socket.socket, first: _socket.socket, watched: list[int]
+        self,
+        rootless: bool,
+        as_root: bool,
+        lobby: _socket.socket,
+        first: _socket.socket,
+        watched: list[int],
+        *,
+        limit: int,
     ) -> None:
         self.rootless = rootless
         #: Whether who runs inside has the capabilities that networks need, and no others.
@@ -58,9 +65,7 @@ class Inner:
         self.own_proc = self.own_mounts and self._mount_own_proc()
         self.mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.outfitter: _outfit.Outfitter | None = None
-        self.pool: _pool.Pool | None = None
-        self.settings = _fresh.to_write(self._settings())
-        self.settings_of_bridges = _fresh.to_write(_fresh.SETTINGS_OF_BRIDGES)
+        self.supply = _supply.Supply(self.base, self._settings(), limit)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
@@ -125,12 +130,12 @@ class Inner:
                 self._tell_of_end(fd)
             elif fd in self.kept:
                 self.kept[fd].take()
-            elif fd != self.lobby.fileno() or not self._open_channel():
+            elif fd != self.lobby.fileno() or not self._hear():
                 return False  # the test process or its controller has ended, or says quit
         return True
 
-    def _open_channel(self) -> bool:
-        """Take a new asker's channel from the lobby; False if asked to quit, or if nobody is left to ask."""
+    def _hear(self) -> bool:
+        """Take from the lobby what needs no answer; False if asked to quit, or if nobody is left to ask."""
         try:
             message, fds = _channel.receive_message(self.lobby)
         except EOFError:
@@ -138,8 +143,16 @@ class Inner:
         except OSError:
             return True  # its descriptor was lost; the asker sees its end closed
         for fd in fds:
-            self.channels[fd] = _socket.socket(fileno=fd)
-            self.poll.register(fd, select.POLLIN)
+            if message == b"c":  # a new asker's channel
+                self.channels[fd] = _socket.socket(fileno=fd)
+                self.poll.register(fd, select.POLLIN)
+            else:  # b"k", and what the bridge is like whose lab has ended
+                try:
+                    self.supply.keep(message[1:], fd)
+                except OSError:
+                    pass  # out of descriptors; so it ends
+                finally:
+                    os.close(fd)
         return message != b"q"
 
     def _answer(self, channel: _socket.socket) -> bool:
@@ -157,6 +170,7 @@ class Inner:
             _channel.hand_over(channel, reply, answer)
         except OSError:
             return False
+        self.supply.prepare()
         return True
 
     def _perform(self, verb: str, arguments: list[Any], fds: list[int]) -> Answer:
@@ -185,52 +199,19 @@ class Inner:
         return facts, fds
 
     def do_namespaces(self, _fds: list[int], hosts: int, bridges: int, like: list[bytes | None]) -> Answer:
-        """New network namespaces, each with a socket that speaks rtnetlink in it; first those for hosts.
+        """Network namespaces, each with a socket that speaks rtnetlink in it; first those for hosts.
 
         Those for bridges may be an earlier lab's, and have a bridge ``like`` this in them already. The value tells of
         them: by number, the packets that the bridge has received and sent.
         """
-        answer: list[int] = []
-        there: dict[int, tuple[int, int]] = {}
         if hosts + bridges > _FEW // 2:
             newest = os.dup(self.base)
             os.close(newest)
             self._make_room(newest, 2 * (hosts + bridges))
-        proc = _fresh.forgetful_proc() if hosts + bridges >= _fresh.FORGOTTEN_FROM else None
-        try:
-            for number in range(hosts + bridges):
-                wanted = like[number - hosts] if number >= hosts else None
-                taken = self._open_pool().take(wanted, self.base) if wanted is not None else None
-                if taken is not None:
-                    answer += taken[:2]
-                    there[number] = taken[2]
-                    continue
-                answer += _fresh.new_namespace(self.settings if number < hosts else self.settings_of_bridges, proc)
-                if wanted is not None:
-                    self._open_pool().add(answer[-1])
-        except BaseException:
-            for fd in answer:
-                os.close(fd)
-            if self.pool is not None:
-                self.pool.clear()  # the machine may be out of what it takes
-            raise
-        finally:
-            if proc is not None:
-                os.close(proc)
-            # Not to keep the last one alive.
-            _kernel.setns(self.base, _kernel.CLONE_NEWNET, "network namespace")
-        return there, answer
-
-    def _open_pool(self) -> _pool.Pool:
-        if self.pool is None:
-            from . import _pool  # not every session has bridges
-
-            self.pool = _pool.Pool()
-        return self.pool
+        return self.supply.hand_out(hosts, bridges, like)
 
     def _inside(self, net: int) -> _Inside:
-        if self.pool is not None:
-            self.pool.touch(net)
+        self.supply.touch(net)
         return _Inside(net, self.base)
 
     def do_netlink(self, fds: list[int]) -> Answer:
@@ -357,7 +338,7 @@ class Inner:
         ``fds``: namespaces of bridges that may be kept for other labs; and what these are ``like``.
         """
         for kind_of_bridge, bridge in zip(like, fds):  # noqa: B905 - as many
-            self._open_pool().keep(kind_of_bridge, bridge)
+            self.supply.keep(kind_of_bridge, bridge)
         try:
             depth = None if self.own_proc else self.depth
             ended, asked = _ending.end_processes(kind, inodes, depth, gently=gently, reap=self._reap)

@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ._background import Background, BadEnd, ended_badly, no_second_error
 from ._belongings import Belongings, Names
-from ._block import CALL_LIMIT, Block
-from ._child import current_tag
+from ._entry import CALL_LIMIT, Entry
 from ._errors import ClosedError, KernelError, PlanError, hide_own_frames
-from ._fork import Entry
 from ._interfaces import Interface, InterfaceState, Surroundings, read_states
 from ._namespace import Namespace
 from ._plan import Plan
-from ._process import Popen, without_frames_of_subprocess
-from ._releasing import releasing
+from ._releasing import no_second_error, releasing
+from ._tags import current_tag
 from ._waiting import Waits
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Self
 
+    from ._background import Background, BadEnd
+    from ._block import Block
+    from ._process import Popen
     from ._started import Started
 
     P = ParamSpec("P")
@@ -100,6 +100,8 @@ class Inside(Waits):
         number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
         if timeout is not None and not (number and timeout > 0):
             raise PlanError(f"timeout {timeout!r}: expected seconds above 0, or None for no limit")
+        from ._block import Block  # not every session calls something
+
         block = Block(self, timeout)
         try:
             yield block
@@ -137,6 +139,8 @@ class Inside(Waits):
 
     def _popen(self, args: Any, positional: tuple[Any, ...], keywords: dict[str, Any], *, keep: bool = False) -> Popen:
         __tracebackhide__ = True
+        from ._process import Popen  # not every session runs a program
+
         held = self.namespace.broker
         return Popen(args, *positional, _entry=self._entry(current_tag()), _broker=held, _keep=keep, **keywords)
 
@@ -162,6 +166,8 @@ class Inside(Waits):
     @functools.cached_property
     def background(self) -> Background:
         """What was started in it by :meth:`popen` and :meth:`start`, and is still known."""
+        from ._background import Background
+
         return Background(self.name, self.namespace.id)
 
     def run(
@@ -176,18 +182,11 @@ class Inside(Waits):
     ) -> subprocess.CompletedProcess[Any]:
         """Run a program inside and wait for it; takes, returns and raises what ``subprocess.run`` does."""
         __tracebackhide__ = True
-        with self._popen(args, positional, _with_pipes(keywords, input, capture_output)) as process:
-            try:
-                stdout, stderr = process.communicate(input, timeout=timeout)
-            except subprocess.TimeoutExpired as error:
-                process.kill()
-                process.wait()
-                without_frames_of_subprocess(error)
-                raise
-            except BaseException:
-                process.kill()
-                raise
-        return _completed(process, stdout, stderr, check)
+        from ._run import communicate, completed, with_pipes
+
+        with self._popen(args, positional, with_pipes(keywords, input, capture_output)) as process:
+            stdout, stderr = communicate(process, input, timeout)
+        return completed(process, stdout, stderr, check)
 
     async def arun(
         self,
@@ -205,14 +204,15 @@ class Inside(Waits):
         """
         __tracebackhide__ = True
         from ._arun import communicate
+        from ._run import completed, with_pipes
 
-        with self._popen(args, positional, _with_pipes(keywords, input, capture_output)) as process:
+        with self._popen(args, positional, with_pipes(keywords, input, capture_output)) as process:
             try:
                 stdout, stderr = await communicate(process, input, timeout)
             except BaseException:
                 process.kill()
                 raise
-        return _completed(process, stdout, stderr, check)
+        return completed(process, stdout, stderr, check)
 
     def socket(
         self,
@@ -312,6 +312,8 @@ class Inside(Waits):
                 release(self.end_processes)
                 release(self._release)
                 if bad_ends:
+                    from ._background import ended_badly
+
                     raise ended_badly(bad_ends)
 
     def _bad_ends(self) -> list[BadEnd]:
@@ -343,6 +345,9 @@ class Inside(Waits):
 
     def _entry(self, tag: int | None = None) -> Entry:
         """What a child of the calling process has yet to enter."""
+        # A child may use these. If another thread was at their import when it was forked, it would wait for ever.
+        from . import _listening, _run, _started  # noqa: F401
+
         held = self.namespace.broker
         net = self.namespace.fileno()
         own = self._belongings or self._equip()
@@ -371,27 +376,6 @@ class Inside(Waits):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' closed' if self.closed else ''}>"
-
-
-def _with_pipes(keywords: dict[str, Any], data: Any, capture_output: bool) -> dict[str, Any]:
-    """The keywords of ``subprocess.run`` as those of ``subprocess.Popen``."""
-    keywords = dict(keywords)
-    if data is not None:
-        if keywords.get("stdin") is not None:
-            raise ValueError("stdin and input arguments may not both be used.")
-        keywords["stdin"] = subprocess.PIPE
-    if capture_output:
-        if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
-            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
-        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-    return keywords
-
-
-def _completed(process: Popen, stdout: Any, stderr: Any, check: bool) -> subprocess.CompletedProcess[Any]:
-    code = process.returncode
-    if check and code:
-        raise subprocess.CalledProcessError(code, process.args, output=stdout, stderr=stderr)
-    return subprocess.CompletedProcess(process.args, code, stdout, stderr)
 
 
 def _same(kind: str, fd: int) -> bool:

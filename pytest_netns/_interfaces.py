@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import _netlink, _requests
+from . import _answers, _requests
 from ._checks import check_mtu
 from ._errors import KernelError, NetnsError, PlanError, hide_own_frames
 from ._plan import AUTO
@@ -126,7 +126,7 @@ class Interface:
         if self._surroundings is not None and peer is not None:
             there, index = peer
             found = there.netlink.batch([_requests.get_link(index)])
-            if _netlink.is_up(found[0]):
+            if _answers.is_up(found[0]):
                 netlink.wait_ready([self.index], answers, [])
                 there.netlink.wait_ready([index], found, [])
                 self._surroundings.wait_forwarding()

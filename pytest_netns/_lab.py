@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ._background import no_second_error
 from ._bridge import Bridge
 from ._describe import Found, as_dot, as_mermaid, as_text
 from ._errors import FeatureLacking, PlanError, hide_own_frames
@@ -17,7 +16,7 @@ from ._life import Life
 from ._pair import PairShape, plan_pair
 from ._plan import AUTO, add_end, add_link, add_node, add_segment
 from ._port import PLAIN, Port
-from ._reading import load_toml, plan_from
+from ._releasing import no_second_error
 from ._turns import in_turn
 
 if TYPE_CHECKING:
@@ -106,6 +105,8 @@ class Lab(Life):
         Raises:
             PlanError: Names the place in the description, the value and what was expected.
         """
+        from ._reading import plan_from  # most labs are written in Python
+
         lab = cls(named=named, user=user)
         plan = plan_from(data, ipv6=lab._helper().ipv6)
         lab._change(plan, *plan.nodes, *plan.bridges)
@@ -119,6 +120,8 @@ class Lab(Life):
             PlanError: As :meth:`from_dict`; or the file is not TOML.
             OSError: It cannot be read.
         """
+        from ._reading import load_toml
+
         return cls.from_dict(load_toml(Path(path)), named=named, user=user)
 
     def require(self, *features: str) -> None:

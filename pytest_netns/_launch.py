@@ -62,9 +62,9 @@ def socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
     return pair
 
 
-def new_channel() -> tuple[socket.socket, socket.socket]:
-    """A channel for requests, whose first end gives up after ``REQUEST_LIMIT`` seconds."""
-    mine, theirs = socket_pair(socket.SOCK_STREAM)
+def new_channel(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+    """A way to the helper, whose first end gives up after ``REQUEST_LIMIT`` seconds."""
+    mine, theirs = socket_pair(kind)
     # By the kernel: Python's own time-outs poll before each read and write, which doubles the system calls.
     limit = struct.pack("ll", int(REQUEST_LIMIT), 0)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):

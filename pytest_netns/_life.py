@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._alter import take_back
-from ._background import BadEnd, ended_badly, no_second_error
 from ._belongings import Names
 from ._bridge import Bridge
 from ._broker import Broker, broker
@@ -23,13 +22,15 @@ from ._names import NO_NAMESERVER, hosts_file
 from ._namespace import Namespace
 from ._plan import NOTHING, Plan
 from ._reach import answering, hidden
-from ._releasing import releasing
+from ._releasing import no_second_error, releasing
 from ._steps import steps
 from ._surroundings import LabSurroundings
 from ._turns import Turns, in_turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from ._background import BadEnd
 
 __all__ = ["Life"]
 
@@ -307,6 +308,8 @@ class Life:
             for place in open_places:
                 release(place._release)
             if bad_ends:
+                from ._background import ended_badly
+
                 raise ended_badly(bad_ends)
 
     def __enter__(self) -> Self:

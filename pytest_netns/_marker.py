@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from ._checks import is_root
 from ._errors import PlanError
 
-__all__ = ["MarkerSettings", "marker_of", "read_marker", "wrong_plans_fail"]
+if TYPE_CHECKING:
+    from ._host import Host
+
+__all__ = ["MarkerSettings", "find_host", "marker_of", "read_marker", "wrong_plans_fail"]
 
 #: Keywords of the marker that are about the test's body and not about the pair.
 _OF_THE_BODY = frozenset(("inside", "timeout"))
@@ -133,7 +136,7 @@ def _check_shape(shape: Mapping[str, Any]) -> None:
 
     from ._pair import PairShape
 
-    known = ["inside", "timeout", "requires", "isolate", "user", *PairShape.__dataclass_fields__]
+    known = ["inside", "timeout", "requires", "isolate", "user", *PairShape._fields]
     for keyword in shape:
         if keyword not in known:
             close = difflib.get_close_matches(keyword, known, 1)
@@ -171,3 +174,36 @@ def wrong_plans_fail(node: pytest.Item) -> Iterator[None]:
         yield
     except PlanError as error:
         raise pytest.fail.Exception(f"{node.nodeid}: {error}", pytrace=False) from None
+
+
+def find_host(item: pytest.Item, name: str) -> Host:
+    """The host of that name among what the test's fixtures have made."""
+    found: dict[str, Host] = {}
+    for fixture, value in getattr(item, "funcargs", {}).items():
+        for host in _hosts_in(value):
+            if found.setdefault(host.name, host) is not host and host.name == name:
+                pytest.fail(
+                    f"{item.nodeid}: inside={name!r}: the test's fixtures have two hosts of this name, "
+                    f"one of them in {fixture!r}; expected one, so give them names of their own",
+                    pytrace=False,
+                )
+    if name not in found:
+        has = (
+            f"its hosts are {', '.join(sorted(found))}"
+            if found
+            else "it requests no fixture with hosts; add netns_pair"
+        )
+        pytest.fail(f"{item.nodeid}: inside={name!r}: the test has no host of this name; {has}", pytrace=False)
+    return found[name]
+
+
+def _hosts_in(value: Any) -> Iterator[Host]:
+    from ._host import Host
+    from ._lab import Lab, Pair
+
+    if isinstance(value, Host):
+        yield value
+    elif isinstance(value, Lab):
+        yield from value.hosts.values()
+    elif isinstance(value, (Pair, tuple, list)):
+        yield from (host for host in value if isinstance(host, Host))

@@ -156,8 +156,8 @@ def set_nat(plan: Plan, router: str, nat: Nat | None) -> Plan:
         if nat.outside not in on:
             raise PlanError(f"nat: outside {nat.outside!r}: {router} is not on it; it is on {', '.join(on) or 'none'}")
     elif node.port_forwards:
-        node = replace(node, port_forwards=())
-    return replace(plan, nodes={**plan.nodes, router: replace(node, nat=nat)})
+        node = node._replace(port_forwards=())
+    return replace(plan, nodes={**plan.nodes, router: node._replace(nat=nat)})
 
 
 def set_forward(
@@ -193,7 +193,7 @@ def set_forward(
         others += (PortForward(port, to, port if to_port is None else int(str(to_port)), protocol),)
     elif len(others) == len(node.port_forwards):
         raise PlanError(f"forward_port: port {port}/{protocol} of {router} is not forwarded")
-    return replace(plan, nodes={**plan.nodes, router: replace(node, port_forwards=others)})
+    return replace(plan, nodes={**plan.nodes, router: node._replace(port_forwards=others)})
 
 
 def _check_port(word: str, value: object) -> None:

@@ -19,10 +19,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ._answers import HEADER, cut, note, running, unsettled
 from ._errors import KernelError, WaitTimeout, hide_own_frames
 from ._requests import Request, delete_neighbour, get_link
 
-__all__ = ["Netlink", "is_up"]
+__all__ = ["Netlink"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -30,17 +31,12 @@ __tracebackhide__ = hide_own_frames
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _GETROUTE, _GETNEIGH = 16, 18, 20, 22, 26, 30
-_IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP, _IFF_DORMANT = 0x1, 0x40, 0x10000, 0x20000
 _IFA_F_TENTATIVE = 0x40
-_IFLA_OPERSTATE, _OPER_UP = 16, 6
 _DECIDED = (3, 4)  # BR_STATE_FORWARDING, BR_STATE_BLOCKING (linux/if_bridge.h)
 # linux/neighbour.h
 _NUD_INCOMPLETE, _NUD_PROBE, _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x01, 0x10, 0x20, 0x40, 0x80
 _RTNLGRP_LINK, _RTNLGRP_IPV6_IFADDR = 1, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_LINK = struct.Struct("=BxHiII")  # family, kind, index, flags, change
-_ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ENOUGH = 32768  # the kernel puts no more in one answer (netlink_dump, net/netlink/af_netlink.c)
 #: Answers to more requests might not fit into a socket's queue (net.core.rmem_default; each takes a page or two of it).
 _AT_A_TIME = 32
@@ -105,9 +101,9 @@ class Netlink:
         answers: list[bytes] = []
         failure: KernelError | None = None
         for message in self._messages():
-            _, kind, _, number, _ = _HEADER.unpack_from(message)
+            _, kind, _, number, _ = HEADER.unpack_from(message)
             if first <= number <= last and kind == _NLMSG_ERROR:
-                code = -struct.unpack_from("=i", message, _HEADER.size)[0]
+                code = -struct.unpack_from("=i", message, HEADER.size)[0]
                 if code and failure is None:
                     failure = KernelError(code, f"{requests[number - first].what}: {os.strerror(code)}")
                 if number == last:
@@ -124,16 +120,16 @@ class Netlink:
 
         with self._lock:
             self._sequence += 1
-            header = _HEADER.pack(_HEADER.size + 16, number, _REQUEST | _DUMP, self._sequence, 0)
+            header = HEADER.pack(HEADER.size + 16, number, _REQUEST | _DUMP, self._sequence, 0)
             self._socket.send(header + bytes([family]) + bytes(15))
             data = b""
             for message in self._messages():
-                _, kind, _, sequence, _ = _HEADER.unpack_from(message)
+                _, kind, _, sequence, _ = HEADER.unpack_from(message)
                 if sequence != self._sequence:
                     self._keep(message)
                     continue
                 if kind == _NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", message, _HEADER.size)[0]
+                    code = -struct.unpack_from("=i", message, HEADER.size)[0]
                     raise KernelError(code, f"list: {os.strerror(code)}")
                 if kind == _NLMSG_DONE:
                     break
@@ -199,12 +195,12 @@ class Netlink:
         net/ipv6/addrconf.c).
         """
         with self._lock:
-            waiting = set(indexes) - {index for index in map(_running, answers) if index is not None}
+            waiting = set(indexes) - {index for index in map(running, answers) if index is not None}
             tentative = set(addresses)
             deadline = time.monotonic() + _READY_LIMIT
             arrived, self._announced = self._announced, []
             for message in arrived:
-                _note(message, waiting, tentative)
+                note(message, waiting, tentative)
             if waiting:
                 self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
                 for index in waiting:  # it may have become ready just before we listened
@@ -213,8 +209,8 @@ class Netlink:
             try:
                 while waiting or tentative:
                     self._await(deadline, waiting, tentative)
-                    for message in _cut(self._receive()):
-                        _note(message, waiting, tentative)
+                    for message in cut(self._receive()):
+                        note(message, waiting, tentative)
             finally:
                 if listens:
                     self._membership(_DROP_MEMBERSHIP, _RTNLGRP_LINK)
@@ -281,12 +277,12 @@ class Netlink:
             KernelError: The kernel refused a request, or the interface is gone.
         """
         with self._lock:
-            if not any(map(_unsettled, self.batch([*requests, get_link(index)]))):
+            if not any(map(unsettled, self.batch([*requests, get_link(index)]))):
                 return
             deadline = time.monotonic() + _SETTLE_LIMIT
             self._membership(_ADD_MEMBERSHIP, _RTNLGRP_LINK)
             try:
-                while any(map(_unsettled, self.batch([get_link(index)]))):
+                while any(map(unsettled, self.batch([get_link(index)]))):
                     if not self._wait(max(0.0, deadline - time.monotonic())):
                         return  # a driver that keeps the two apart
             finally:
@@ -304,7 +300,7 @@ class Netlink:
 
     def _keep(self, message: bytes) -> None:
         """Keep what the kernel announces to a listener while somebody reads something else."""
-        if self._listeners and _HEADER.unpack_from(message)[1] == _NEWADDR:
+        if self._listeners and HEADER.unpack_from(message)[1] == _NEWADDR:
             self._announced.append(message)
 
     def _await(self, deadline: float, waiting: set[int], tentative: set[tuple[int, bytes]]) -> None:
@@ -341,26 +337,7 @@ class Netlink:
                         f"the kernel did not answer a netlink request within {_READY_LIMIT:g} s"
                     ) from None
                 continue
-            yield from _cut(data)
-
-
-def _cut(data: bytes) -> Iterator[bytes]:
-    while len(data) >= _HEADER.size:
-        length = _HEADER.unpack_from(data)[0]
-        yield data[:length]
-        data = data[(length + 3) & ~3 :]
-
-
-def _running(message: bytes) -> int | None:
-    """The index of the interface if this says that it is up and passes packets (operstate UP).
-
-    IFF_RUNNING alone does not say so: a new interface, whose first link event is still to be worked off, has the
-    operstate UNKNOWN, which counts as running (netif_oper_up, linux/netdevice.h).
-    """
-    if _HEADER.unpack_from(message)[1] != _NEWLINK:
-        return None
-    _, _, index, flags, _ = _LINK.unpack_from(message, _HEADER.size)
-    return int(index) if flags & _IFF_RUNNING and flags & _IFF_UP and _operstate(message) == _OPER_UP else None
+            yield from cut(data)
 
 
 def _port_state(message: Any) -> int | None:
@@ -368,44 +345,3 @@ def _port_state(message: Any) -> int | None:
     of_port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info else None
     state: int | None = of_port.get_attr("IFLA_BRPORT_STATE") if of_port else None
     return state
-
-
-def _operstate(message: bytes) -> int | None:
-    position = _HEADER.size + _LINK.size
-    while position + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, position)
-        if kind == _IFLA_OPERSTATE:
-            return message[position + 4]
-        position += max(4, (length + 3) & ~3)
-    return None
-
-
-def is_up(message: bytes) -> bool:
-    """Whether what :func:`get_link` brought says that the interface is switched on."""
-    _, _, _, flags, _ = _LINK.unpack_from(message, _HEADER.size)
-    return bool(flags & _IFF_UP)
-
-
-def condition(message: bytes) -> tuple[int, str | None]:
-    """The index of the interface that :func:`get_link` brought, and why it passes nothing; None if it may."""
-    _, _, index, flags, _ = _LINK.unpack_from(message, _HEADER.size)
-    return index, None if flags & _IFF_UP and flags & _IFF_LOWER_UP else "no carrier" if flags & _IFF_UP else "down"
-
-
-def _unsettled(message: bytes) -> bool:
-    """Whether the interface that this speaks of has a carrier and passes nothing, or the other way round."""
-    _, _, _, flags, _ = _LINK.unpack_from(message, _HEADER.size)
-    known = bool(flags & _IFF_RUNNING) == bool(flags & _IFF_LOWER_UP)
-    return bool(flags & _IFF_UP) and not flags & _IFF_DORMANT and not known
-
-
-def _note(message: bytes, waiting: set[int], tentative: set[tuple[int, bytes]]) -> None:
-    """Strike out what a message from the kernel shows to be ready."""
-    if _HEADER.unpack_from(message)[1] == _NEWADDR:
-        _, _, flags, _, index = _ADDRESS.unpack_from(message, _HEADER.size)
-        if not flags & _IFA_F_TENTATIVE:
-            tentative -= {(i, address) for i, address in tentative if i == index and address in message}
-    else:
-        index = _running(message)
-        if index is not None:
-            waiting.discard(index)

@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 
+from ._entry import Entry
 from ._errors import FeatureLacking, hide_own_frames
-from ._fork import Entry
 from ._namespace import Namespace
 from ._process import Popen
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._addresses import parse_subnet
 from ._checks import check_host_name, check_interface_name, check_mtu
@@ -17,8 +16,7 @@ __all__ = ["PairShape", "plan_pair"]
 __tracebackhide__ = hide_own_frames
 
 
-@dataclass(frozen=True)
-class PairShape:
+class PairShape(NamedTuple):
     """The keywords that shape ``netns_pair``, checked.
 
     Attributes:
@@ -45,13 +43,13 @@ class PairShape:
         Raises:
             PlanError: Names the keyword, the value and what was expected.
         """
-        known = [field.name for field in fields(cls)]
+        known = cls._fields
         for keyword in keywords:
             if keyword not in known:
                 raise PlanError(f"unknown keyword {keyword!r}; netns_pair takes {', '.join(known)}")
-        shape = replace(cls(), **{word: _tupled(value) for word, value in keywords.items()})
+        shape = cls(**{word: _tupled(value) for word, value in keywords.items()})
         if shape.bridge is True:
-            shape = replace(shape, bridge=cls.bridge)
+            shape = shape._replace(bridge=cls().bridge)
         _check_names(shape)
         check_mtu(shape.mtu, six=shape.subnet6 is not None)
         for word, value, version in (("subnet", shape.subnet, 4), ("subnet6", shape.subnet6, 6)):

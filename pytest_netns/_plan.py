@@ -49,8 +49,7 @@ _MOST_PORTS = 1023
 _FIRST_INDEX = 1001
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """What stands for an Ethernet segment: a bridge; or, between just two ends, a veth pair without one."""
 
     name: str
@@ -67,8 +66,7 @@ class Segment:
         return self.subnet if version == 4 else self.subnet6
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A host; a router if it forwards."""
 
     name: str

@@ -100,49 +100,51 @@ def _room() -> int:
 
 
 def _try(like: bytes, namespace: int, base: int) -> tuple[int, int, tuple[int, int]] | None:
-    netlink = _socket_in(namespace)
+    _enter(namespace)
     index = _LINK.unpack_from(like, _HEADER.size)[2]
-    packets, others = None, set()
-    for message in _links(netlink):
-        _, _, number, flags, _ = _LINK.unpack_from(message, _HEADER.size)
-        attributes = _attributes(message)
-        if number == index:
-            packets = struct.unpack_from("=QQ", attributes[_IFLA_STATS64])
-        elif number != 1:
-            # A port is nobody else's, nor is what somebody has switched on.
-            others.add(b"" if flags & _IFF_UP or _IFLA_MASTER in attributes else attributes[_IFLA_IFNAME])
-    if packets is None or (others and not _is_of_drivers(others, base)):  # ports, in most cases
+    # Not asked of rtnetlink, whose lock is held while ports go, by whoever ends them. One that is about to go may be
+    # missing here, and has gone when that lock is ours, for the next request.
+    others = _names() - {b"lo", _attributes(like)[_IFLA_IFNAME].rstrip(b"\0")}
+    netlink = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
+    if others and not _are_of_drivers(others, netlink, base):  # ports, in most cases
         netlink.close()
         return None
-    _ask(netlink, _NEWLINK, _ACK, _LINK.pack(0, 0, index, 0, _IFF_UP))
-    for _ in _until_the_end(netlink):
-        continue
-    return netlink.detach(), namespace, packets
+    netlink.send(
+        _message(_NEWLINK, _ACK, _LINK.pack(0, 0, index, 0, _IFF_UP))
+        + _message(_GETLINK, _ACK, _LINK.pack(0, 0, index, 0, 0))
+    )
+    _until_the_end(netlink)
+    (bridge,) = _until_the_end(netlink)
+    return netlink.detach(), namespace, struct.unpack_from("=QQ", _attributes(bridge)[_IFLA_STATS64])
 
 
-def _is_of_drivers(names: set[bytes], base: int) -> bool:
+def _are_of_drivers(names: set[bytes], netlink: _socket.socket, base: int) -> bool:
     """Whether these are interfaces that drivers have in every namespace: gre0, sit0 …"""
-    if b"" in names:
+    _enter(base)
+    if not names <= _names():
         return False
-    netlink = _socket_in(base)
-    try:
-        return names <= {_attributes(message)[_IFLA_IFNAME] for message in _links(netlink)}
-    finally:
-        netlink.close()
+    netlink.send(_message(_GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0)))
+    for message in _until_the_end(netlink):
+        attributes = _attributes(message)
+        flags = _LINK.unpack_from(message, _HEADER.size)[3]
+        # A port is nobody else's, nor is what somebody has switched on.
+        if attributes[_IFLA_IFNAME].rstrip(b"\0") in names and (flags & _IFF_UP or _IFLA_MASTER in attributes):
+            return False
+    return True
 
 
-def _socket_in(namespace: int) -> _socket.socket:
+def _enter(namespace: int) -> None:
     _kernel.setns(namespace, _kernel.CLONE_NEWNET, "network namespace")
-    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, 0)
 
 
-def _links(netlink: _socket.socket) -> list[bytes]:
-    _ask(netlink, _GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0))
-    return _until_the_end(netlink)
+def _names() -> set[bytes]:
+    """The interfaces of the namespace that we are in."""
+    with open("/proc/thread-self/net/dev", "rb") as file:
+        return {line.partition(b":")[0].strip() for line in file if b":" in line}
 
 
-def _ask(netlink: _socket.socket, kind: int, flags: int, body: bytes) -> None:
-    netlink.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, 1, 0) + body)
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, 1, 0) + body
 
 
 def _until_the_end(netlink: _socket.socket) -> list[bytes]:

@@ -24,13 +24,13 @@ import weakref
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import _entry
 from ._errors import NetnsError, hide_own_frames
 from ._limits import own_limits, room_for_a_program, too_many_files
 from ._program import InBackground, not_given
 
 if TYPE_CHECKING:
     from ._broker import Broker
-    from ._fork import Entry
 
 __all__ = ["Popen", "without_frames_of_subprocess"]
 
@@ -44,10 +44,10 @@ _RESTORED = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 
 #: Of what is replaced, without ``self``; other versions of Python have others.
-_PARAMETERS = list(inspect.signature(getattr(subprocess.Popen, "_execute_child")).parameters)[1:]  # noqa: B009
+_PARAMETERS = list(inspect.signature(getattr(_entry.Popen, "_execute_child")).parameters)[1:]  # noqa: B009
 
 
-class Popen(subprocess.Popen[Any], InBackground):
+class Popen(_entry.Popen[Any], InBackground):
     """A running program; see ``subprocess.Popen``, whose keywords and methods it has.
 
     Different is only what cannot be the same: ``preexec_fn`` is refused, because the program is not forked from this
@@ -61,7 +61,7 @@ class Popen(subprocess.Popen[Any], InBackground):
         self,
         args: Any,
         *positional: Any,
-        _entry: Entry,
+        _entry: _entry.Entry,
         _broker: Broker,
         _keep: bool = False,
         check: bool = True,

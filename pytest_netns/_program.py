@@ -15,7 +15,7 @@ from ._writing import Writing
 
 if TYPE_CHECKING:
     from ._broker import Broker
-    from ._fork import Entry
+    from ._entry import Entry
 
 __all__ = ["InBackground", "not_given"]
 

@@ -31,7 +31,7 @@ def all_routed(plan: Plan) -> Plan:
     """The plan as it is when the programs that make the routes of its unrouted hosts have made all of them."""
     if all(node.routed for node in plan.nodes.values()):
         return plan
-    return replace(plan, nodes={name: replace(node, routed=True) for name, node in plan.nodes.items()})
+    return replace(plan, nodes={name: node._replace(routed=True) for name, node in plan.nodes.items()})
 
 
 def hidden(plan: Plan, place: str, name: str) -> frozenset[str]:

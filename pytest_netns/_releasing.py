@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ._errors import hide_own_frames
+from ._errors import ChildDied, hide_own_frames
 
-__all__ = ["releasing"]
+__all__ = ["no_second_error", "releasing"]
 
 __tracebackhide__ = hide_own_frames
 
@@ -44,6 +44,16 @@ def releasing(what: str) -> Iterator[Callable[..., None]]:
         group = _group_type()(f"{what} has been released, but {len(met)} steps of that failed", met)
         group._of_release = True
         raise group
+
+
+@contextlib.contextmanager
+def no_second_error(first: object) -> Iterator[None]:
+    """At the end of a block: who ended badly is not told where an error is under way already."""
+    try:
+        yield
+    except ChildDied:
+        if first is None:
+            raise
 
 
 def _single(error: BaseException) -> list[BaseException]:

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _pickling, _process, _transfer
 from ._background import NO_GUARD, check_limit, how_it_ended, last_output, wait_for_any
-from ._block import CALL_LIMIT, to_its_end
+from ._block import to_its_end
 from ._call import Child, is_readable, pass_on
 from ._child import as_outside_pytest, send_coverage_at_sigterm, without_way_in
+from ._entry import CALL_LIMIT
 from ._errors import ChildDied, NetnsError, WaitTimeout, hide_own_frames
 from ._limits import room_for_a_program
 from ._output import Output
@@ -34,7 +35,7 @@ from ._writing import Writing
 
 if TYPE_CHECKING:
     from ._broker import Broker
-    from ._fork import Entry
+    from ._entry import Entry
 
 __all__ = ["Started"]
 

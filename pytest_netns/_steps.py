@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import _requests
 from ._change_steps import Alterations, add_changes
@@ -29,8 +29,7 @@ _MANY_PORTS = 32
 _USUAL_MTU = 1500
 
 
-@dataclass(frozen=True)
-class Cable:
+class Cable(NamedTuple):
     """A veth pair; the near end is the one in the bridge, if there is one."""
 
     near: _requests.End

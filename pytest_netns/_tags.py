@@ -10,7 +10,20 @@ import os
 import threading
 from collections.abc import Callable
 
-__all__ = ["Tags"]
+__all__ = ["Tags", "carry", "current_tag"]
+
+_carried: int | None = None
+
+
+def carry(tag: int | None) -> None:
+    """This process is a child that runs in the block of this tag."""
+    global _carried  # noqa: PLW0603 - this process is all that it is about
+    _carried = tag
+
+
+def current_tag() -> int | None:
+    """In a child: the tag of the block that it runs in, as a descriptor."""
+    return _carried
 
 
 class Tags:

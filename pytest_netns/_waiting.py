@@ -7,11 +7,12 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from ._background import WAIT_LIMIT, Background, Wait
+from ._entry import WAIT_LIMIT
 from ._errors import PlanError, hide_own_frames
-from ._listening import TABLES, Tables
 
 if TYPE_CHECKING:
+    from ._background import Background
+    from ._listening import Tables
     from ._namespace import Namespace
 
 __all__ = ["Waits"]
@@ -78,6 +79,8 @@ class Waits:
             path, names = path if path.startswith("@") else os.path.abspath(path), ["unix"]
         else:
             raise PlanError(f"port {port!r}: expected a number, or the path of a Unix socket")
+        from ._background import Wait
+
         wait = Wait(self.background, f"somebody in {self.name} was to listen on {what}", timeout)
         with contextlib.closing(self._socket_tables()) as tables:
             wait.seen = lambda: f"it has {_listed(list(map(str, tables.listeners())), 'nobody who listens')}"
@@ -86,6 +89,8 @@ class Waits:
                     return
 
     def _socket_tables(self) -> Tables:
+        from ._listening import TABLES, Tables
+
         return Tables(self.namespace.broker.request("tables", list(TABLES), fds=[self.namespace.fileno()])[1])
 
     def wait_path(self, path: str | os.PathLike[str], *, timeout: float = WAIT_LIMIT) -> None:
@@ -100,6 +105,8 @@ class Waits:
         """
         wanted = os.path.abspath(path)
         folder = os.path.dirname(wanted)
+        from ._background import Wait
+
         wait = Wait(self.background, f"{wanted} was to be there", timeout)
 
         def there() -> str:

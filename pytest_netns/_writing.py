@@ -8,12 +8,13 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from ._background import NO_GUARD, WAIT_LIMIT, check_limit, last_output, wait_for_any
+from ._background import NO_GUARD, check_limit, last_output, wait_for_any
+from ._entry import WAIT_LIMIT
 from ._errors import ChildDied, WaitTimeout, hide_own_frames
 from ._listing import processes
 
 if TYPE_CHECKING:
-    from ._fork import Entry
+    from ._entry import Entry
     from ._output import Output
 
 __all__ = ["Writing"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from . import _probe, _settings
+from . import _settings
 from ._errors import FeatureLacking, NamespacesUnavailable, NetnsError, PlanError
 
 if TYPE_CHECKING:
@@ -214,7 +214,9 @@ def _user(item: pytest.Item) -> str | None:
 
 
 def _new_lab(config: pytest.Config, user: str | None) -> Lab:
-    reason = _probe.unsupported_platform()
+    from ._probe import unsupported_platform
+
+    reason = unsupported_platform()
     if reason is not None:
         raise NamespacesUnavailable(reason)  # and not the ImportError that the next line would be
     from ._broker import start
@@ -303,7 +305,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _require(item: pytest.Item, features: tuple[str, ...]) -> None:
-    reason = _probe.unsupported_platform()
+    from ._probe import unsupported_platform
+
+    reason = unsupported_platform()
     if reason is not None:
         raise NamespacesUnavailable(reason)
     from ._features import lacking
@@ -334,46 +338,15 @@ def pytest_netns_put_body_inside(item: pytest.Item) -> None:
 
 def _host_for_body(item: pytest.Item, name: str | None) -> Host:
     if name is not None:
-        return _find_host(item, name)
+        from ._marker import find_host
+
+        return find_host(item, name)
     private = item.stash.get(_private_key, None)
     if private is None or private.closed:
         lab = _new_lab(item.config, _user(item))
         item.addfinalizer(lab.close)
         private = lab.host()
     return private
-
-
-def _find_host(item: pytest.Item, name: str) -> Host:
-    """The host of that name among what the test's fixtures have made."""
-    found: dict[str, Host] = {}
-    for fixture, value in getattr(item, "funcargs", {}).items():
-        for host in _hosts_in(value):
-            if found.setdefault(host.name, host) is not host and host.name == name:
-                pytest.fail(
-                    f"{item.nodeid}: inside={name!r}: the test's fixtures have two hosts of this name, "
-                    f"one of them in {fixture!r}; expected one, so give them names of their own",
-                    pytrace=False,
-                )
-    if name not in found:
-        has = (
-            f"its hosts are {', '.join(sorted(found))}"
-            if found
-            else "it requests no fixture with hosts; add netns_pair"
-        )
-        pytest.fail(f"{item.nodeid}: inside={name!r}: the test has no host of this name; {has}", pytrace=False)
-    return found[name]
-
-
-def _hosts_in(value: Any) -> Iterator[Host]:
-    from ._host import Host
-    from ._lab import Lab, Pair
-
-    if isinstance(value, Host):
-        yield value
-    elif isinstance(value, Lab):
-        yield from value.hosts.values()
-    elif isinstance(value, (Pair, tuple, list)):
-        yield from (host for host in value if isinstance(host, Host))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -360,7 +360,7 @@ def test_unused_it_loads_and_starts_nothing(inner: Inner) -> None:
         assert word not in line
     light = {
         "pytest_netns",
-        *(f"pytest_netns.{name}" for name in ("plugin", "_errors", "_settings", "_probe")),
+        *(f"pytest_netns.{name}" for name in ("plugin", "_errors", "_settings")),
     }
     assert set(re.findall(r"pytest_netns[.\w]*", line)) == light
 

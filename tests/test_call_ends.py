@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, start_daemon
 
-from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _fork
+from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _entry, _fork
 
 __all__ = ["fifo"]
 
@@ -124,13 +124,13 @@ class TestBadEnds:
     def test_a_namespace_that_cannot_be_entered_is_named(self, netns: Host) -> None:
         """The error says which one, of which host, and why."""
         netns.call(int)
-        entry = _fork.Entry(net=0, pid=None, user=None, where="nowhere")
+        entry = _entry.Entry(net=0, pid=None, user=None, where="nowhere")
         with nothing_left(), pytest.raises(KernelError, match=r"int could not enter the network namespace of nowhere"):
             _call.Child(entry, int, "int").wait(60)
 
     def test_a_fork_that_fails_says_why(self) -> None:
         """A limit of processes is not the end of the helper."""
-        entry = _fork.Entry(net=0, pid=None, user=None, where="shanghai")
+        entry = _entry.Entry(net=0, pid=None, user=None, where="shanghai")
         refused = _fork.entry_error(entry, "f", errno.EAGAIN, -1)
         assert "f could not start in shanghai: the fork failed (Resource temporarily unavailable)" in str(refused)
         assert "helper process has ended" in str(_fork.entry_error(entry, "f", errno.ENOMEM, -1))

@@ -499,6 +499,56 @@ def test_many_networks_at_once() -> None:
     """)
 
 
+def test_nobody_waits_for_a_helper_that_is_to_keep_bridges() -> None:
+    """Where it does not come to it, they are not kept; and later requests are answered."""
+    held = _broker.Broker()
+    held.greet()
+    outer = held._process.pid
+    inner = int(Path(f"/proc/{outer}/task/{outer}/children").read_text())
+    (net,) = held.request("namespaces", 0, 1, [b"bridge"])[1][1:]
+    os.kill(inner, signal.SIGSTOP)
+    try:
+        for _ in range(1000):  # more than a socket's queue takes
+            assert held.end_processes("net", [], [(b"bridge", net)]) == 0
+    finally:
+        os.kill(inner, signal.SIGCONT)
+        os.close(net)
+    assert held.request("drain") == (None, [])
+    held.close()
+
+
+@pytest.mark.parametrize("how", ["popen", "call"])
+def test_what_a_fork_has_started_ends_with_the_lab_of_its_parent(how: str) -> None:
+    """The parent has started nothing in the lab, and does not know of it."""
+    _run(f"""
+        import subprocess
+        read, write = os.pipe()
+        lab = Lab()
+        beijing, _ = lab.pair()
+        if os.fork() == 0:
+            with beijing.enter() as run:
+                if {how!r} == "popen":
+                    number = beijing.popen(["sleep", "1000"]).pid
+                else:
+                    number = run(lambda: subprocess.Popen(["sleep", "1000"]).pid)
+                os.write(write, str(number).encode())
+                os._exit(0)
+        os.close(write)
+        os.wait()
+        number = int(os.read(read, 100))
+        lab.close()
+        if {how!r} == "popen":  # else it is the number inside
+            try:
+                os.kill(number, 0)
+                sys.exit("it goes on")
+            except ProcessLookupError:
+                pass
+        else:
+            with Lab() as other:
+                assert number not in other.host().call(lambda: [int(p) for p in os.listdir("/proc") if p.isdigit()])
+    """)
+
+
 def test_the_kernels_limit_of_namespaces_is_an_error_and_nothing_half_made() -> None:
     """Where user.max_net_namespaces ends a set-up half-way, the error says so, and what was made goes."""
     done = _run("""

@@ -225,3 +225,33 @@ def test_nothing_grows(netns: Host) -> None:
         with pytest.raises(FileNotFoundError):
             netns.run(["no-such-program"])
     assert os.listdir("/proc/self/fd") == before
+
+
+PATCHED = """
+import subprocess
+from unittest import mock
+from pytest_netns import Lab
+
+with Lab() as lab:
+    host, _ = lab.pair()
+    real = subprocess.Popen
+    with mock.patch.object(subprocess, "Popen", {instead}):
+        {use}
+    assert host.run(["true"]).returncode == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("instead", "use"),
+    [
+        ("host.popen", 'assert subprocess.Popen(["true"]).wait() == 0'),
+        ("lambda *words, **more: real(*words, **more)", 'assert host.run(["true"]).returncode == 0'),
+        ("mock.Mock()", "host.popen"),
+        ("mock.Mock()", 'assert host.run(["true"]).returncode == 0'),
+    ],
+)
+def test_the_first_program_may_be_started_where_popen_is_patched(instead: str, use: str) -> None:
+    """What code under test starts by subprocess is sent into a host that way."""
+    source = PATCHED.format(instead=instead, use=use)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -125,3 +126,31 @@ class TestForks:
             forked.set()
             maker.join()
         assert netns_lab["new"].call(lambda: 8) == 8
+
+
+CALLED = """
+import subprocess, sys
+from pytest_netns import Lab
+
+def use(host):
+    before = set(sys.modules)
+    host.run(["true"])
+    host.popen(["true"]).wait()
+    host.call(int)
+    host.start(int).wait()
+    host.wait_path("/")
+    with host.socket(), host.popen(["sleep", "1000"]) as program:
+        program.terminate()
+    host.interfaces, host.sysctl("ipv4.ip_forward"), host.end_processes()
+    return {name for name in set(sys.modules) - before if name.startswith("pytest_netns")}
+
+with Lab() as lab:
+    beijing, shanghai = lab.pair()
+    print(*beijing.call(use, shanghai))
+"""
+
+
+def test_a_child_imports_nothing_of_ours() -> None:
+    """If another thread was at that import when the child was forked, it would wait for its lock for ever."""
+    done = subprocess.run([sys.executable, "-c", CALLED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
