@@ -101,7 +101,9 @@ class Host(Links):
         target = self._network[name]
         addresses = [address for address in self.meets_at(target) if address]
         if not addresses:
-            raise NetnsError(f"{name} has no address; give it one with add_address")
+            raise NetnsError(
+                f"the lab has given {name} no address: say one that it has otherwise (by DHCP?), or use add_address"
+            )
         others = [self.namesake_of(target, address) for address in addresses]
         if None not in others:
             raise NetnsError(f"{name} is not met at {addresses[0]}: for {self.name} that is {others[0]!r}")
