@@ -76,7 +76,7 @@ def _limit_of_namespaces() -> int:
     """How many network namespaces this user may have; inside of a user namespace one sees that one's limit."""
     try:
         return int(_fresh.read("/proc/sys/user/max_net_namespaces"))
-    except OSError:
+    except (OSError, ValueError):  # not there, or masked by a container
         return 0
 
 

@@ -387,7 +387,7 @@ def _after_fork_in_child() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    for held in _current.values():
+    for held in list(_current.values()):  # another thread may start one
         held.inhabited = True  # the child may start something
 
 

@@ -553,12 +553,10 @@ def test_the_kernels_limit_of_namespaces_is_an_error_and_nothing_half_made() -> 
     """Where user.max_net_namespaces ends a set-up half-way, the error says so, and what was made goes."""
     done = _run("""
         from pytest_netns import _kernel
-        uid, gid = os.geteuid(), os.getegid()
+        ids = os.geteuid(), os.getegid()
         try:
             _kernel.unshare(_kernel.CLONE_NEWUSER, "CLONE_NEWUSER")
-            for name, text in (("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1")):
-                with open("/proc/self/" + name, "w") as file:
-                    file.write(text)
+            _kernel.map_identity(*ids, as_root=True)
             with open("/proc/sys/user/max_net_namespaces", "w") as file:
                 file.write("6")
         except OSError as error:

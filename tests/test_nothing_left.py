@@ -214,12 +214,7 @@ def limit(number):
 
 try:
     _kernel.unshare(_kernel.CLONE_NEWUSER, "CLONE_NEWUSER")
-    if int(inner_uid) == uid:
-        _kernel.map_identity(uid, gid)
-    else:
-        for name, text in (("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1")):
-            with open("/proc/self/" + name, "w") as file:
-                file.write(text)
+    _kernel.map_identity(uid, gid, as_root=int(inner_uid) != uid)
     limit(1000)
 except OSError as error:
     print(error)

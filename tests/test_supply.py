@@ -79,12 +79,10 @@ FEW = """
 import os, sys
 from pytest_netns import KernelError, Lab, _kernel, ping
 limit = int(sys.argv[1])
-uid, gid = os.geteuid(), os.getegid()
+ids = os.geteuid(), os.getegid()
 try:
     _kernel.unshare(_kernel.CLONE_NEWUSER, "CLONE_NEWUSER")
-    for name, text in (("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1")):
-        with open("/proc/self/" + name, "w") as file:
-            file.write(text)
+    _kernel.map_identity(*ids, as_root=True)
     with open("/proc/sys/user/max_net_namespaces", "w") as file:
         file.write(str(limit))
 except OSError as error:
