@@ -119,12 +119,18 @@ class BodyChild(Child):
     def _turn(self, deadline: float | None) -> bool:
         return super()._turn(None if self._journal.debugged else deadline)
 
+    def _said(self, kind: bytes, body: bytes) -> None:
+        if kind == _transfer.RESUMED:
+            self._journal.resumed += 1
+        else:
+            super()._said(kind, body)
+
 
 @contextlib.contextmanager
 def signals_of_a_debugger(journal: _journal.Journal) -> Iterator[Callable[[], None]]:
-    """While the child stands in a debugger, neither Ctrl-C nor an alarm (pytest-timeout's) is for us.
+    """While the child stands in a debugger, Ctrl-C is not for us; once it has, neither is an alarm (pytest-timeout's).
 
-    They are for the child, which calls what this gives.
+    The child, for which they are, calls what this gives.
     """
     replaced: dict[int, Any] = {}
 
@@ -137,7 +143,7 @@ def signals_of_a_debugger(journal: _journal.Journal) -> Iterator[Callable[[], No
         return
 
     def unless_debugging(own: Callable[[int, Any], Any], number: int, frame: Any) -> None:
-        if not journal.debugging:
+        if not (journal.debugging if number == signal.SIGINT else journal.debugged):
             own(number, frame)
 
     for number in (signal.SIGINT, signal.SIGALRM):

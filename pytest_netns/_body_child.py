@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from . import _journal, _pickling, _report
+from . import _child, _journal, _pickling, _report, _transfer
 
 __all__ = ["Answer", "PackedReport", "base_report", "pack_report", "run_in_child", "unpack_error"]
 
@@ -185,11 +185,11 @@ class _Listener:
 
     @pytest.hookimpl
     def pytest_enter_pdb(self) -> None:
-        self._journal.debugging = True
+        self._journal.enter_debugger()
 
     @pytest.hookimpl
     def pytest_leave_pdb(self) -> None:
-        self._journal.debugging = False
+        _child.tell_parent(_transfer.RESUMED)
 
 
 # Reports and exceptions on the way

@@ -303,6 +303,8 @@ def pass_on(kind: bytes, body: bytes) -> None:
         warnings.showwarning(*_transfer.unpack_warning(body))
     elif kind == _transfer.COVERAGE:
         _coverage.keep(_transfer.unpack(body))
+    elif kind == _transfer.RESUMED:
+        _child.tell_parent(kind)  # of a callable in a body, whose test process waits for it
     elif kind == _transfer.OUTPUT:
         name, data = _transfer.unpack(body)
         stream = getattr(sys, name)

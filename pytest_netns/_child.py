@@ -40,6 +40,7 @@ __all__ = [
     "flush",
     "run",
     "send_coverage_at_sigterm",
+    "tell_parent",
     "without_own_frames",
     "without_way_in",
 ]
@@ -105,7 +106,15 @@ def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
         os._exit(code)
 
 
+#: What this process has, if it is a child: the way to its parent.
+_way_up: _Sender | None = None
 _measuring: tuple[_coverage.Measurement, _Sender] | None = None
+
+
+def tell_parent(kind: bytes) -> None:
+    """Say in a child, from wherever it stands, what is said by the kind of frame alone."""
+    if _way_up is not None:
+        _way_up.forward(kind, b"")
 
 
 def _measure(send: _Sender) -> None:
@@ -148,6 +157,8 @@ def _end_if_forked(plan: Plan, error: BaseException | None) -> None:
 
 
 def _settle(plan: Plan) -> None:
+    global _way_up  # noqa: PLW0603 - this process is all that it is about
+    _way_up = plan.send
     carry(plan.entry.tag)
     if plan.entry.confined:
         _kernel.keep_network_capabilities()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from . import _journal
+from . import _child, _journal, _transfer
 from ._body_child import pack_report
 
 __all__ = ["End", "run_protocol"]
@@ -94,8 +94,8 @@ class _Listener:
 
     @pytest.hookimpl
     def pytest_enter_pdb(self) -> None:
-        self._journal.debugging = True
+        self._journal.enter_debugger()
 
     @pytest.hookimpl
     def pytest_leave_pdb(self) -> None:
-        self._journal.debugging = False
+        _child.tell_parent(_transfer.RESUMED)

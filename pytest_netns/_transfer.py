@@ -27,7 +27,8 @@ __all__ = [
 
 _HEADER = struct.Struct("=cQ")
 #: Kinds of frames. ``ALONE``: the child has started no other process. ``COVERAGE``: which lines it ran.
-VALUE, EXCEPTION, RECORD, WARNING, OUTPUT, ALONE, COVERAGE = b"v", b"e", b"l", b"w", b"o", b"a", b"c"
+#: ``RESUMED``: it goes on after a debugger.
+VALUE, EXCEPTION, RECORD, WARNING, OUTPUT, ALONE, COVERAGE, RESUMED = b"v", b"e", b"l", b"w", b"o", b"a", b"c", b"r"
 
 _PICKLED_NONE = pickle.dumps(None)
 

@@ -99,8 +99,8 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
 
 
 @contextlib.contextmanager
-def session(inner: Inner, *arguments: str) -> Iterator[Terminal]:
-    inner.pytester.makepyfile(test_small=SOURCE)
+def session(inner: Inner, *arguments: str, source: str = SOURCE) -> Iterator[Terminal]:
+    inner.pytester.makepyfile(test_small=source)
     options = inner.arguments("--basetemp=base", *arguments)
     terminal = Terminal([sys.executable, "-m", "pytest", *options], inner.path)
     try:
@@ -151,19 +151,51 @@ def test_breakpoint_stops_inside_and_keeps_ctrl_c(inner: Inner, capture: str) ->
         assert terminal.process.wait(PATIENCE) == 0
 
 
-def test_no_time_runs_out_in_the_debugger(inner: Inner) -> None:
-    """Neither the marker's limit nor pytest-timeout's ends a body whose debugger is open."""
-    inner.pytester.makepyfile(test_small=SOURCE.replace("timeout=60", "timeout=4"))
+def test_ctrl_c_in_the_debugger_is_not_for_a_late_test_process(inner: Inner) -> None:
+    """Whose Ctrl-C it is does not depend on when the test process gets to it: the debugger may be left by then."""
+    source = SOURCE.replace("assert secret == 42", "open('/dev/tty', 'w').write('GOES ON')")
+    with session(inner, "-k", "stops", source=source) as terminal:
+        ask(terminal, "print('bu' + 'sy'); all(not zero for zero in iter(int, 1))", "busy")
+        terminal.process.send_signal(signal.SIGSTOP)  # its Ctrl-C waits; the body's does not
+        terminal.type("\x03")
+        terminal.expect("KeyboardInterrupt")
+        ask(terminal, "c", "GOES ON")
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.expect("1 passed, 2 deselected")
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("stop", ["breakpoint()", "breakpoint(); breakpoint()", "netns.call(breakpoint)"])
+def test_an_interrupt_after_the_debugger_is_for_the_test_process(inner: Inner, stop: str) -> None:
+    """``kill -INT`` of the test process alone ends the session, once nobody stands in the debugger any more."""
+    source = SOURCE.replace("test_stops(around)", "test_stops(around, netns)").replace("breakpoint()", stop)
+    # By way of the log: the test process shows it, after what came before.
+    source = source.replace(
+        "assert secret == 42", "__import__('logging').info('GOES ON'); __import__('time').sleep(1000)"
+    )
+    with session(inner, "-k", "stops", "--log-cli-level=info", source=source) as terminal:
+        for _ in range(stop.count("breakpoint")):
+            terminal.expect(r"\(Pdb\) ")
+            terminal.type("c\n")
+        terminal.expect("GOES ON")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.expect("!!! KeyboardInterrupt !!!")
+        assert terminal.process.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("stands", [True, False], ids=["in it", "after it"])
+def test_no_time_runs_out_with_the_debugger(inner: Inner, stands: bool) -> None:
+    """Neither the marker's limit nor pytest-timeout's ends a body whose debugger is open, or was."""
+    source = SOURCE.replace("timeout=60", "timeout=4")
+    if not stands:
+        source = source.replace("assert secret == 42", "__import__('time').sleep(4.5)")
     limit = ["-p", "pytest_timeout", "--timeout=4", "-otimeout_func_only=true"]
-    options = inner.arguments(*limit, "-k", "stops", "test_small.py")
-    terminal = Terminal([sys.executable, "-m", "pytest", *options], inner.path)
-    try:
-        ask(terminal, "import time; begin = time.monotonic()", "\n")
-        ask(terminal, "while time.monotonic() < begin + 4.5: pass", "\n")
+    with session(inner, *limit, "-k", "stops", source=source) as terminal:
+        if stands:
+            ask(terminal, "import time; begin = time.monotonic()", "\n")
+            ask(terminal, "while time.monotonic() < begin + 4.5: pass", "\n")
         ask(terminal, "p secret + 1", r"\b43\b")
         ask(terminal, "c", "1 passed, 2 deselected")
-    finally:
-        terminal.close()
 
 
 def test_trace_steps_through_a_body(inner: Inner) -> None:
