@@ -18,6 +18,7 @@ __all__ = [
     "netlink_socket",
     "new_namespace",
     "read",
+    "settings_of_hosts",
     "to_write",
     "write",
 ]
@@ -47,6 +48,13 @@ SETTINGS = {
 FORGOTTEN_FROM = 16
 #: A bridge is no host: without IPv6 of its own, it and its ports send nothing by themselves.
 SETTINGS_OF_BRIDGES = {"ipv6/conf/default/disable_ipv6": "1"}
+
+
+def settings_of_hosts(rootless: bool) -> dict[str, str]:
+    """What a host is set to."""
+    # Lets ping(8) use ICMP sockets without privilege; a user namespace maps only its own group.
+    gid = os.getegid()
+    return {**SETTINGS, "ipv4/ping_group_range": f"{gid}\t{gid}" if rootless else "0\t2147483647"}
 
 
 def to_write(wanted: dict[str, str]) -> list[tuple[str, bytes]]:

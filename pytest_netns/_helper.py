@@ -65,7 +65,7 @@ class Inner:
         self.own_proc = self.own_mounts and self._mount_own_proc()
         self.mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.outfitter: _outfit.Outfitter | None = None
-        self.supply = _supply.Supply(self.base, self._settings(), limit)
+        self.supply = _supply.Supply(self.base, _fresh.settings_of_hosts(rootless), limit)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
@@ -101,11 +101,6 @@ class Inner:
         except OSError:
             return False
         return True
-
-    def _settings(self) -> dict[str, str]:
-        # Lets ping(8) use ICMP sockets without privilege; a user namespace maps only its own group.
-        gid = os.getegid()
-        return {**_fresh.SETTINGS, "ipv4/ping_group_range": f"{gid}\t{gid}" if self.rootless else "0\t2147483647"}
 
     def serve(self) -> None:
         """Work until the test process is gone or says quit; then have those inside end."""
