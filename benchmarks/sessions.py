@@ -31,6 +31,7 @@ from comparing import (
     difference_within,
     in_turn,
     median_within,
+    p99_within,
 )
 from rivals import RIVALS
 from served import HERE
@@ -171,6 +172,34 @@ def _session_side(suites: contextlib.ExitStack, tests: str, rival: bool, *option
     return sample
 
 
+#: A hundredth of them is to be more than a few.
+MANY_TESTS = 1000
+#: What pytest says that each set-up took.
+SET_UPS = """
+took = []
+
+def pytest_runtest_logreport(report):
+    if report.when == "setup":
+        took.append(report.duration)
+
+def pytest_sessionfinish(session):
+    print("\\ntook", *took)
+"""
+
+
+def set_up_in_each_test(scope: Scope) -> Finding:
+    """How far the set-ups of a session vary, whose tests do no more than ping; see `pair.without_a_pause`, too."""
+    tests = max(TESTS, min(MANY_TESTS, MANY_TESTS // 100 * scope.rounds))
+    with suite(OUR_TEST.replace(f"range({TESTS})", f"range({tests})")) as place:
+        (place.directory / "conftest.py").write_text(SET_UPS)
+        found = re.search(r"^took (.+)", place.run(*OURS_LOADED), re.MULTILINE)
+    assert found
+    # Without the first one, which starts the helper.
+    took = [float(seconds) * 1e6 for seconds in found[1].split()][1:]
+    work = f"set-up of `netns_pair` in each of {tests} tests, as pytest tells"
+    return Comparison(work, "the one before", took[1:], took[:-1], (p99_within(5),))
+
+
 # ---------------------------------------------------------------------------------------------- isolated tests
 
 #: Notes the seconds from the end of the first test, which starts the helper, to that of the last, for each of them.
@@ -252,6 +281,7 @@ def without_netns_tests(scope: Scope, tests: str, *options: str) -> Finding:
 def compared(scope: Scope) -> Iterator[Finding]:
     """All of it."""
     yield from pair_in_each_test(scope)
+    yield set_up_in_each_test(scope)
     yield isolated_tests(scope)
     yield first_pair(scope)
     yield without_netns_tests(scope, "def test_empty():\n    pass\n")
