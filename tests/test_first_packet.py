@@ -45,17 +45,23 @@ def _every_processor_busy() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kernel_busy() -> Iterator[None]:
-    """Others make and delete interfaces all the time, each with the kernel's one lock for that (RTNL) held.
+    """Others make and delete bridges all the time, each with the kernel's one lock for interfaces (RTNL) held.
 
-    What makes our interfaces ready waits in the queue for it. Without that it is soon done, and where an emulated
-    processor runs Python, before the first packet is sent, whether that was waited for or not.
+    What makes our interfaces ready waits in the queue for it. Without that it is soon done, and mostly before the first
+    packet is sent, whether that was waited for or not. Bridges and ports, since the end of each takes a grace period of
+    RCU with the lock held (br_multicast_dev_del, netdev_rx_handler_unregister); with pairs of veth alone it is free
+    most of the time.
     """
-    work = "while :; do echo link add one type veth peer name two; echo link del one; done | ip -batch -"
+    lines = [
+        "link add one index 99 group 7 type bridge",
+        "link add two group 7 master one type veth peer name three",
+        "link add four group 7 master one type veth peer name five",
+        "link del group 7",
+    ]
+    work = "while :; do echo '" + "\n".join(lines) + "'; done | ip -batch -"
     with Lab() as lab:
         hosts = [lab.host(f"busy{number}") for number in range(8)]
-        programs = [
-            host.popen(["sh", "-c", work], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) for host in hosts
-        ]
+        programs = [host.popen(["sh", "-c", work], stdin=subprocess.DEVNULL) for host in hosts]
         try:
             yield
         finally:
