@@ -172,7 +172,7 @@ def _session_side(suites: contextlib.ExitStack, tests: str, rival: bool, *option
     return sample
 
 
-#: A hundredth of them is to be more than a few.
+#: With 100 rounds and more: ten of them are beyond the 99th percentile.
 MANY_TESTS = 1000
 #: What pytest says that each set-up took.
 SET_UPS = """

@@ -15,11 +15,9 @@ import functools
 import pickle
 import random
 import re
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,12 +32,10 @@ if TYPE_CHECKING:
     from ._host import Host
 
 __all__ = [
-    "BodyChild",
     "failure",
     "log_report",
     "report_from_child",
     "run_inside",
-    "signals_of_a_debugger",
     "stood_in_debugger",
 ]
 
@@ -77,14 +73,13 @@ def _wait_for_body(
     inside = functools.partial(run_in_child, item, body, journal, warnings.showwarning)
     chance = random.getstate()  # or it would be seeded anew at the fork, whatever pytest-randomly has set
     try:
-        with host.enter() as run, signals_of_a_debugger(journal) as put_back:
+        with host.enter() as run:
 
-            def with_own_signals() -> Any:
-                put_back()
+            def with_chance() -> Any:
                 random.setstate(chance)
                 return inside()
 
-            return BodyChild(run.entry(), with_own_signals, item.name, journal).wait(limit)
+            return Child(run.entry(), with_chance, item.name).wait(limit)
     except NetnsError as error:
         raise failure(str(error)) from None
     except pytest.fail.Exception as error:
@@ -107,54 +102,6 @@ def failure(words: str) -> BaseException:
         else:
             lines.append(line)
     return pytest.fail.Exception("\n".join(lines), pytrace=False)
-
-
-class BodyChild(Child):
-    """A child that has all the time in the world once a debugger was opened in it."""
-
-    def __init__(self, entry: Any, function: Callable[[], Any], name: str, journal: _journal.Journal) -> None:
-        self._journal = journal
-        super().__init__(entry, function, name)
-
-    def _turn(self, deadline: float | None) -> bool:
-        return super()._turn(None if self._journal.debugged else deadline)
-
-    def _said(self, kind: bytes, body: bytes) -> None:
-        if kind == _transfer.RESUMED:
-            self._journal.resumed += 1
-        else:
-            super()._said(kind, body)
-
-
-@contextlib.contextmanager
-def signals_of_a_debugger(journal: _journal.Journal) -> Iterator[Callable[[], None]]:
-    """While the child stands in a debugger, Ctrl-C is not for us; once it has, neither is an alarm (pytest-timeout's).
-
-    The child, for which they are, calls what this gives.
-    """
-    replaced: dict[int, Any] = {}
-
-    def put_back() -> None:
-        for number, own in replaced.items():
-            signal.signal(number, own)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield put_back
-        return
-
-    def unless_debugging(own: Callable[[int, Any], Any], number: int, frame: Any) -> None:
-        if not (journal.debugging if number == signal.SIGINT else journal.debugged):
-            own(number, frame)
-
-    for number in (signal.SIGINT, signal.SIGALRM):
-        own = signal.getsignal(number)
-        if callable(own):
-            replaced[number] = own
-            signal.signal(number, functools.partial(unless_debugging, own))
-    try:
-        yield put_back
-    finally:
-        put_back()
 
 
 def _read_journal(item: pytest.Item, journal: _journal.Journal) -> None:

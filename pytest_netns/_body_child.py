@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from . import _child, _journal, _pickling, _report, _transfer
+from . import _journal, _pickling, _report
 
 __all__ = ["Answer", "PackedReport", "base_report", "pack_report", "run_in_child", "unpack_error"]
 
@@ -160,7 +160,7 @@ def _record_warnings_too(show: Callable[..., None]) -> None:
 
 
 class _Listener:
-    """Hears in the child what the test process has to know: reports of subtests, and that a debugger opens.
+    """Hears in the child what the test process has to know: reports of subtests.
 
     The other listeners for reports are taken out. Nobody would hear what they say, and an xdist worker's
     would write to a channel that is not the child's. The session stays: it tells a subtest that ``-x`` ends
@@ -182,14 +182,6 @@ class _Listener:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._answer.failed_subtests += report.failed
         self._journal.write(_journal.SUBREPORT, pack_report(self._config, report))
-
-    @pytest.hookimpl
-    def pytest_enter_pdb(self) -> None:
-        self._journal.enter_debugger()
-
-    @pytest.hookimpl
-    def pytest_leave_pdb(self) -> None:
-        _child.tell_parent(_transfer.RESUMED)
 
 
 # Reports and exceptions on the way

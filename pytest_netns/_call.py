@@ -2,18 +2,23 @@
 
 The child may hold a copy of a lock that some thread of the parent held at the fork; so every wait has a limit, and a
 child that runs into it leaves the stacks of its threads behind.
+
+Once a debugger was entered in the child, there is no limit, and Ctrl-C is the child's: a terminal sends it to both, and
+pdb goes on taking it after "continue". Which is when nobody else should, however late it gets to that.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import contextlib
+import functools
 import io
 import logging
 import os
 import select
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -92,8 +97,10 @@ class Child:
         self._kill_wanted = False
         self._unheard = False
         self._ended = False
+        #: Who is told of SIGINT when the wait is over.
+        self._own_handler: Callable[..., Any] | None = None
 
-    def _start(self) -> None:
+    def _start(self, *, interruptible: bool = False) -> None:
         opened: list[int] = []
         _child.flush()
         # A handler's exception in the middle of this would lose the child, and in a hook at the fork it would itself
@@ -109,11 +116,30 @@ class Child:
             self._shell = _fork.fork_inside(plan, mask, report, [self._frames, self._report])
             _fork.close_all([frames, report])
             self._sources = {self._frames, self._report}
+            if interruptible:
+                self._leave_interrupts_to_debugger()
         except BaseException:
             _fork.close_all(opened)
             raise
         finally:
             _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _leave_interrupts_to_debugger(self) -> None:
+        """Take SIGINT from now on, in this process: if a debugger was entered in the child by then, it is not ours."""
+        own = _signal.getsignal(signal.SIGINT)
+        if callable(own) and threading.current_thread() is threading.main_thread():
+            self._own_handler = own
+            _signal.signal(signal.SIGINT, functools.partial(self._unless_debugged, own))
+
+    def _unless_debugged(self, own: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+        __tracebackhide__ = True
+        if not self.debugged:
+            own(number, frame)
+
+    @property
+    def debugged(self) -> bool:
+        """Whether a debugger was entered in the child, or in one of its own."""
+        return bool(os.pread(self._stacks, 1, _child.DEBUGGED_AT))
 
     def _open_frames(self) -> list[int]:
         """Both ends of what the child answers through."""
@@ -130,7 +156,7 @@ class Child:
         """
         __tracebackhide__ = True
         try:
-            self._start()
+            self._start(interruptible=True)
             return self.wait_for_end(limit)
         finally:
             self._finish()
@@ -140,7 +166,7 @@ class Child:
         __tracebackhide__ = True
         try:
             deadline = _deadline(limit)
-            while not self._turn(deadline):
+            while not self._turn(deadline if deadline is None or not self.debugged else None):
                 pass
             return self._outcome
         except BaseException as error:
@@ -154,8 +180,9 @@ class Child:
             self._start()
             deadline = _deadline(limit)
             while not self._ended:
-                await one_readable(self._sources, deadline)
-                self._turn(deadline)
+                limited = None if self.debugged else deadline
+                await one_readable(self._sources, limited)
+                self._turn(limited)
             return self._outcome
         except BaseException as error:
             self._interrupted(error, limit)
@@ -178,6 +205,8 @@ class Child:
 
     def _finish(self) -> None:
         """See that nothing of the child is left, however the wait has ended."""
+        if self._own_handler is not None:
+            _signal.signal(signal.SIGINT, self._own_handler)
         if self._shell is None:
             return  # it could not even be started
         if not self._ended:
@@ -303,8 +332,10 @@ def pass_on(kind: bytes, body: bytes) -> None:
         warnings.showwarning(*_transfer.unpack_warning(body))
     elif kind == _transfer.COVERAGE:
         _coverage.keep(_transfer.unpack(body))
-    elif kind == _transfer.RESUMED:
-        _child.tell_parent(kind)  # of a callable in a body, whose test process waits for it
+    elif kind == _transfer.DEBUGGED:
+        _child.tell_parent(kind)  # who waits for us, if we are a child ourselves
+        if "pytest_timeout" in sys.modules:  # it ends nobody in whose process a debugger was entered
+            sys.modules["pytest_timeout"].pytest_enter_pdb()
     elif kind == _transfer.OUTPUT:
         name, data = _transfer.unpack(body)
         stream = getattr(sys, name)

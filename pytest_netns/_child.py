@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from ._entry import Entry
 
 __all__ = [
+    "DEBUGGED_AT",
     "LOST",
     "SHOW_STACKS",
     "Plan",
     "as_outside_pytest",
+    "enters_debugger",
     "flush",
     "run",
     "send_coverage_at_sigterm",
@@ -49,6 +51,8 @@ T = TypeVar("T")
 
 #: Asks the child's faulthandler for its stacks, by which it ends; a signal that programs do not use.
 SHOW_STACKS = signal.SIGRTMAX - 1
+#: Where in the file for its stacks a child notes that a debugger was entered in it; faulthandler never writes as much.
+DEBUGGED_AT = 1 << 20
 #: Exit code of a child that cannot answer, because the callable has closed what the answer goes through.
 LOST = 113
 #: Modules that call callables.
@@ -108,6 +112,8 @@ def run(plan: Plan, mask: Iterable[int]) -> NoReturn:
 
 #: What this process has, if it is a child: the way to its parent.
 _way_up: _Sender | None = None
+#: The files for stacks of this child and of those that it is a child of: descriptors, and what these were.
+_stacks: list[tuple[int, tuple[int, int] | None]] = []
 _measuring: tuple[_coverage.Measurement, _Sender] | None = None
 
 
@@ -115,6 +121,14 @@ def tell_parent(kind: bytes) -> None:
     """Say in a child, from wherever it stands, what is said by the kind of frame alone."""
     if _way_up is not None:
         _way_up.forward(kind, b"")
+
+
+def enters_debugger() -> None:
+    """From here on a user is at this process, if it is a child: let those know who wait for it."""
+    for fd, identity in _stacks:
+        if _identity(fd) == identity:  # a callable may have closed it, and opened another
+            os.pwrite(fd, b"!", DEBUGGED_AT)
+    tell_parent(_transfer.DEBUGGED)
 
 
 def _measure(send: _Sender) -> None:
@@ -159,6 +173,7 @@ def _end_if_forked(plan: Plan, error: BaseException | None) -> None:
 def _settle(plan: Plan) -> None:
     global _way_up  # noqa: PLW0603 - this process is all that it is about
     _way_up = plan.send
+    _stacks.append((plan.stacks, _identity(plan.stacks)))
     carry(plan.entry.tag)
     if plan.entry.confined:
         _kernel.keep_network_capabilities()

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import _journal, _pickling, _transfer
-from ._body import BodyChild, failure, log_report, signals_of_a_debugger
+from ._body import failure, log_report
 from ._body_child import base_report
-from ._call import died
+from ._call import Child, died
 from ._errors import NetnsError
 from ._isolate_child import End, run_protocol
 
@@ -72,14 +72,13 @@ def _prepare(item: pytest.Item) -> None:
 def _wait(item: pytest.Item, host: Host, limit: float | None, journal: _journal.Journal) -> None:
     chance = random.getstate()  # a fork is seeded anew
     try:
-        with host.enter() as run, signals_of_a_debugger(journal) as put_back:
+        with host.enter() as run:
 
             def protocol() -> End:
-                put_back()
                 random.setstate(chance)
                 return run_protocol(item, journal)
 
-            outcome = BodyChild(run.entry(), protocol, item.name, journal).wait(limit)
+            outcome = Child(run.entry(), protocol, item.name).wait(limit)
     except NetnsError as error:
         raise failure(str(error)) from None
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from . import _child, _journal, _transfer
+from . import _journal
 from ._body_child import pack_report
 
 __all__ = ["End", "run_protocol"]
@@ -91,11 +91,3 @@ class _Listener:
         if self._new:
             words = warning_message
             self._to_test_process(words.message, words.category, words.filename, words.lineno)
-
-    @pytest.hookimpl
-    def pytest_enter_pdb(self) -> None:
-        self._journal.enter_debugger()
-
-    @pytest.hookimpl
-    def pytest_leave_pdb(self) -> None:
-        _child.tell_parent(_transfer.RESUMED)

@@ -2,8 +2,7 @@
 
 A file in memory: the child appends to it, and the parent reads it when the child has ended. It holds what was
 done to output streams that are only memory (pytest's ``--capture=sys``, ``capsys``), which would end with the
-child, and the reports of subtests. Before these it says how often the child has entered a debugger. A second file
-takes the stacks of a crash.
+child, and the reports of subtests. A second file takes the stacks of a crash.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import functools
 import io
 import os
 import pickle
-import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -28,9 +26,6 @@ STREAM, SUBREPORT = b"s", b"r"
 
 _STREAMS = ("stdout", "stderr")
 
-#: What the file begins with: how often a debugger was entered.
-_ENTERED = struct.Struct("=Q")
-
 
 class Journal:
     """Written by one child, read by its parent."""
@@ -38,9 +33,6 @@ class Journal:
     def __init__(self) -> None:
         self._entries = os.memfd_create("netns-journal", os.MFD_CLOEXEC)
         self._crash = os.memfd_create("netns-crash", os.MFD_CLOEXEC)
-        os.write(self._entries, _ENTERED.pack(0))
-        #: How often the parent has heard that the child goes on after a debugger.
-        self.resumed = 0
         self._lock = threading.Lock()
 
     def write(self, kind: bytes, value: Any) -> None:
@@ -57,7 +49,7 @@ class Journal:
     def read(self) -> list[tuple[bytes, Any]]:
         """All whole entries; the child may have died in the middle of one."""
         data = bytearray()
-        while piece := os.pread(self._entries, 1 << 20, _ENTERED.size + len(data)):
+        while piece := os.pread(self._entries, 1 << 20, len(data)):
             data += piece
         return [(kind, _transfer.unpack(body)) for kind, body in _transfer.cut_frames(data)]
 
@@ -69,28 +61,6 @@ class Journal:
     def crash(self) -> str:
         """What ``faulthandler`` has written."""
         return os.pread(self._crash, 1 << 16, 0).decode(errors="replace").rstrip()
-
-    def enter_debugger(self) -> None:
-        """Note in the child that it stands in a debugger from here on."""
-        os.pwrite(self._entries, _ENTERED.pack(self._entered() + 1), 0)
-
-    @property
-    def debugging(self) -> bool:
-        """Whether the child stands in a debugger; its user must not be interrupted then.
-
-        In the parent it is so until the parent has taken in that the child goes on. A signal that came to both
-        while the child stood there has been handled by then, however late the parent got to it.
-        """
-        return self._entered() > self.resumed
-
-    @property
-    def debugged(self) -> bool:
-        """Whether it does, or has: what time it took is its user's then."""
-        return self._entered() > 0
-
-    def _entered(self) -> int:
-        (count,) = _ENTERED.unpack(os.pread(self._entries, _ENTERED.size, 0))
-        return int(count)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -27,8 +27,8 @@ __all__ = [
 
 _HEADER = struct.Struct("=cQ")
 #: Kinds of frames. ``ALONE``: the child has started no other process. ``COVERAGE``: which lines it ran.
-#: ``RESUMED``: it goes on after a debugger.
-VALUE, EXCEPTION, RECORD, WARNING, OUTPUT, ALONE, COVERAGE, RESUMED = b"v", b"e", b"l", b"w", b"o", b"a", b"c", b"r"
+#: ``DEBUGGED``: it has entered a debugger.
+VALUE, EXCEPTION, RECORD, WARNING, OUTPUT, ALONE, COVERAGE, DEBUGGED = b"v", b"e", b"l", b"w", b"o", b"a", b"c", b"d"
 
 _PICKLED_NONE = pickle.dumps(None)
 

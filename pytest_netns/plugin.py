@@ -117,6 +117,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shut_down()
 
 
+def pytest_enter_pdb() -> None:
+    if "pytest_netns._child" in sys.modules:  # we may be one
+        from ._child import enters_debugger
+
+        enters_debugger()
+
+
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop() -> Iterator[None]:
     try:

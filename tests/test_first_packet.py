@@ -48,10 +48,11 @@ def _kernel_busy() -> Iterator[None]:
     """Others make and delete bridges all the time, each with the kernel's one lock for interfaces (RTNL) held.
 
     What makes our interfaces ready waits in the queue for it. Without that it is soon done, and mostly before the first
-    packet is sent, whether that was waited for or not. Bridges and ports, since the end of each takes a grace period of
-    RCU with the lock held (br_multicast_dev_del, netdev_rx_handler_unregister); with pairs of veth alone it is free
-    most of the time.
+    packet is sent, whether that was waited for or not. Bridges and ports, since the end of each waits for RCU with the
+    lock held (br_multicast_dev_del, netdev_rx_handler_unregister); with pairs of veth alone it is free most of the
+    time.
     """
+    # ip(8) remembers the index of "one" for the whole batch.
     lines = [
         "link add one index 99 group 7 type bridge",
         "link add two group 7 master one type veth peer name three",

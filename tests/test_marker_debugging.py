@@ -23,7 +23,15 @@ from pace import seconds
 LAUNCHER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PATIENCE = seconds(60)
 
-SOURCE = """
+SAY = """
+def say(words):
+    with open("/dev/tty", "w") as terminal:
+        terminal.write(words)
+"""
+
+SOURCE = (
+    SAY
+    + """
 import os, socket
 import pytest
 
@@ -49,6 +57,7 @@ def test_stops(around):
 def test_expected(around):
     assert False
 """
+)
 
 
 class Terminal:
@@ -153,7 +162,7 @@ def test_breakpoint_stops_inside_and_keeps_ctrl_c(inner: Inner, capture: str) ->
 
 def test_ctrl_c_in_the_debugger_is_not_for_a_late_test_process(inner: Inner) -> None:
     """Whose Ctrl-C it is does not depend on when the test process gets to it: the debugger may be left by then."""
-    source = SOURCE.replace("assert secret == 42", "open('/dev/tty', 'w').write('GOES ON')")
+    source = SOURCE.replace("assert secret == 42", "say('GOES ON')")
     with session(inner, "-k", "stops", source=source) as terminal:
         ask(terminal, "print('bu' + 'sy'); all(not zero for zero in iter(int, 1))", "busy")
         terminal.process.send_signal(signal.SIGSTOP)  # its Ctrl-C waits; the body's does not
@@ -165,31 +174,84 @@ def test_ctrl_c_in_the_debugger_is_not_for_a_late_test_process(inner: Inner) -> 
         assert terminal.process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("stop", ["breakpoint()", "breakpoint(); breakpoint()", "netns.call(breakpoint)"])
-def test_an_interrupt_after_the_debugger_is_for_the_test_process(inner: Inner, stop: str) -> None:
-    """``kill -INT`` of the test process alone ends the session, once nobody stands in the debugger any more."""
-    source = SOURCE.replace("test_stops(around)", "test_stops(around, netns)").replace("breakpoint()", stop)
-    # By way of the log: the test process shows it, after what came before.
-    source = source.replace(
-        "assert secret == 42", "__import__('logging').info('GOES ON'); __import__('time').sleep(1000)"
-    )
-    with session(inner, "-k", "stops", "--log-cli-level=info", source=source) as terminal:
-        for _ in range(stop.count("breakpoint")):
-            terminal.expect(r"\(Pdb\) ")
-            terminal.type("c\n")
-        terminal.expect("GOES ON")
-        terminal.process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("isolated", [False, True], ids=["body", "isolated"])
+def test_ctrl_c_after_the_debugger_opens_it_again(inner: Inner, isolated: bool) -> None:
+    """As without namespaces: pdb keeps Ctrl-C to itself once it was left to go on, from however many stops."""
+    source = SOURCE.replace("assert secret == 42", "say('GOES ON')\n    while not os.path.exists('enough'): pass")
+    options = ["--capture=no"]  # elsewhere pytest has no terminal for a prompt that opens by itself
+    if isolated:
+        options.append("--netns-isolate")
+        source = source.replace("@pytest.mark.netns(timeout=60)\n", "")
+    with session(inner, *options, "-k", "stops", source=source) as terminal:
+        ask(terminal, "n", "say")
+        ask(terminal, "c", "GOES ON")
+        for _ in range(2):
+            terminal.type("\x03")
+            ask(terminal, "p 6 * 7 + 1", r"\b43\b")
+            ask(terminal, "c", "PDB continue")
+        (inner.path / "enough").touch()
+        terminal.expect("1 passed, 2 deselected")
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+CALLS = (
+    SAY
+    + """
+import os
+import pytest
+
+def stops(x):
+    breakpoint()
+    return x + 1
+
+def test_call(netns):
+    assert netns.call(stops, 1) == 2
+
+def test_block(netns):
+    with netns.enter(timeout=3) as run:
+        assert run(stops, 1) == 2
+
+@pytest.mark.netns(timeout=3)
+def test_inside(netns):
+    assert netns.call(stops, 1) == 2
+
+@pytest.mark.netns(isolate=True)
+def test_isolated(netns):
+    assert netns.call(stops, 1) == 2
+
+def test_next(netns):
+    say("GOES ON")
+    netns.run(["sleep", "1000"])
+"""
+)
+
+
+@pytest.mark.parametrize("test", ["test_call", "test_block", "test_inside", "test_isolated"])
+def test_a_callable_has_its_debugger_to_itself(inner: Inner, test: str) -> None:
+    """Its Ctrl-C, and all the time in the world, wherever it is called from; the next test is interrupted as ever."""
+    with session(inner, "-k", f"{test} or test_next", source=CALLS) as terminal:
+        ask(terminal, "import time; begin = time.monotonic()", "\n")
+        ask(terminal, "print('bu' + 'sy'); all(not zero for zero in iter(int, 1))", "busy")
+        terminal.type("\x03")
+        terminal.expect("KeyboardInterrupt")
+        if test in ("test_block", "test_inside"):
+            ask(terminal, "while time.monotonic() < begin + 3.5: pass", "\n")
+        ask(terminal, "p x + 100", r"\b101\b")
+        ask(terminal, "c", "GOES ON")
+        terminal.type("\x03")
         terminal.expect("!!! KeyboardInterrupt !!!")
+        terminal.expect("1 passed")
         assert terminal.process.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
 
 
 @pytest.mark.parametrize("stands", [True, False], ids=["in it", "after it"])
-def test_no_time_runs_out_with_the_debugger(inner: Inner, stands: bool) -> None:
-    """Neither the marker's limit nor pytest-timeout's ends a body whose debugger is open, or was."""
+@pytest.mark.parametrize("method", ["signal", "thread"])
+def test_no_time_runs_out_with_the_debugger(inner: Inner, stands: bool, method: str) -> None:
+    """Neither the marker's limit nor pytest-timeout's ends a test in whose body a debugger is open, or was."""
     source = SOURCE.replace("timeout=60", "timeout=4")
     if not stands:
         source = source.replace("assert secret == 42", "__import__('time').sleep(4.5)")
-    limit = ["-p", "pytest_timeout", "--timeout=4", "-otimeout_func_only=true"]
+    limit = ["-p", "pytest_timeout", "--timeout=4", f"--timeout-method={method}"]
     with session(inner, *limit, "-k", "stops", source=source) as terminal:
         if stands:
             ask(terminal, "import time; begin = time.monotonic()", "\n")
