@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from . import _journal, _pickling, _report
+from . import _child, _journal, _pickling, _report
 
 __all__ = ["Answer", "PackedReport", "base_report", "pack_report", "run_in_child", "unpack_error"]
 
@@ -56,6 +56,7 @@ def run_in_child(
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # a crash must not take lines with it
+    _child.forget_watchdog()
     _report.in_child()
     faulthandler.enable(journal.crash_file)
     mirrors = _journal.Mirrors(journal)

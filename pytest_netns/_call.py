@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import contextlib
+import faulthandler
 import functools
 import io
 import logging
@@ -97,8 +98,8 @@ class Child:
         self._kill_wanted = False
         self._unheard = False
         self._ended = False
-        #: Who is told of SIGINT when the wait is over.
-        self._own_handler: Callable[..., Any] | None = None
+        #: What hears SIGINT while we wait for it, and what did before.
+        self._ears: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def _start(self, *, interruptible: bool = False) -> None:
         opened: list[int] = []
@@ -112,12 +113,14 @@ class Child:
             opened.append(os.memfd_create("netns-stacks", os.MFD_CLOEXEC))
             self._frames, frames, self._report, report, self._stacks = opened
             os.set_blocking(self._frames, False)
+            os.write(self._stacks, b"\0")  # at _child.DEBUGGED_AT
+            self._sources = {self._frames, self._report}
             plan = _child.Plan(self._function, self.name, self.entry, frames=frames, stacks=self._stacks)
             self._shell = _fork.fork_inside(plan, mask, report, [self._frames, self._report])
-            _fork.close_all([frames, report])
-            self._sources = {self._frames, self._report}
+            opened = [frames, report]  # the others are for _finish to close from here on
             if interruptible:
                 self._leave_interrupts_to_debugger()
+            _fork.close_all([opened.pop(), opened.pop()])
         except BaseException:
             _fork.close_all(opened)
             raise
@@ -128,18 +131,26 @@ class Child:
         """Take SIGINT from now on, in this process: if a debugger was entered in the child by then, it is not ours."""
         own = _signal.getsignal(signal.SIGINT)
         if callable(own) and threading.current_thread() is threading.main_thread():
-            self._own_handler = own
-            _signal.signal(signal.SIGINT, functools.partial(self._unless_debugged, own))
+            ours = functools.partial(self._unless_debugged, own, os.getpid())
+            self._ears = ours, own
+            _signal.signal(signal.SIGINT, ours)
 
-    def _unless_debugged(self, own: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+    def _unless_debugged(self, own: Callable[[int, Any], Any], waiting: int, number: int, frame: Any) -> None:
         __tracebackhide__ = True
-        if not self.debugged:
+        # Another thread may have forked meanwhile, or somebody kept what was ours as theirs.
+        if self._ears is None or os.getpid() != waiting or not self.debugged:
             own(number, frame)
+
+    def _take_interrupts(self) -> None:
+        """Leave SIGINT to whom it was before, unless somebody has said otherwise meanwhile."""
+        ears, self._ears = self._ears, None
+        if ears is not None and _signal.getsignal(signal.SIGINT) is ears[0]:
+            _signal.signal(signal.SIGINT, ears[1])
 
     @property
     def debugged(self) -> bool:
         """Whether a debugger was entered in the child, or in one of its own."""
-        return bool(os.pread(self._stacks, 1, _child.DEBUGGED_AT))
+        return os.pread(self._stacks, 1, _child.DEBUGGED_AT) != b"\0"
 
     def _open_frames(self) -> list[int]:
         """Both ends of what the child answers through."""
@@ -180,9 +191,8 @@ class Child:
             self._start()
             deadline = _deadline(limit)
             while not self._ended:
-                limited = None if self.debugged else deadline
-                await one_readable(self._sources, limited)
-                self._turn(limited)
+                await one_readable(self._sources, None if self.debugged else deadline)
+                self._turn(None if self.debugged else deadline)
             return self._outcome
         except BaseException as error:
             self._interrupted(error, limit)
@@ -205,8 +215,12 @@ class Child:
 
     def _finish(self) -> None:
         """See that nothing of the child is left, however the wait has ended."""
-        if self._own_handler is not None:
-            _signal.signal(signal.SIGINT, self._own_handler)
+        try:
+            self._take_interrupts()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         if self._shell is None:
             return  # it could not even be started
         if not self._ended:
@@ -284,12 +298,14 @@ class Child:
 
     def _end_with_stacks(self) -> str:
         """Have the child write where its threads stand and end by that; kill it if it can not."""
-        self._signal(_child.SHOW_STACKS)
         deadline = time.monotonic() + _STACKS_LIMIT
         with contextlib.suppress(_LimitPassed):
-            while not Child._turn(self, deadline):
+            while self._pid is None and not self._ended:
+                Child._turn(self, deadline)  # it is just about to start
+            self._signal(_child.SHOW_STACKS)
+            while not self._ended and not Child._turn(self, deadline):
                 pass
-        text = os.pread(self._stacks, 1 << 16, 0).decode(errors="replace")
+        text = os.pread(self._stacks, 1 << 16, _child.STACKS_AT).decode(errors="replace")
         return _child.without_own_frames(text).rstrip()
 
     def _signal(self, number: int) -> None:
@@ -334,8 +350,9 @@ def pass_on(kind: bytes, body: bytes) -> None:
         _coverage.keep(_transfer.unpack(body))
     elif kind == _transfer.DEBUGGED:
         _child.tell_parent(kind)  # who waits for us, if we are a child ourselves
-        if "pytest_timeout" in sys.modules:  # it ends nobody in whose process a debugger was entered
-            sys.modules["pytest_timeout"].pytest_enter_pdb()
+        # As both do where a debugger is entered in their own process.
+        faulthandler.cancel_dump_traceback_later()
+        getattr(sys.modules.get("pytest_timeout"), "pytest_enter_pdb", lambda: None)()
     elif kind == _transfer.OUTPUT:
         name, data = _transfer.unpack(body)
         stream = getattr(sys, name)

@@ -36,10 +36,12 @@ __all__ = [
     "DEBUGGED_AT",
     "LOST",
     "SHOW_STACKS",
+    "STACKS_AT",
     "Plan",
     "as_outside_pytest",
     "enters_debugger",
     "flush",
+    "forget_watchdog",
     "run",
     "send_coverage_at_sigterm",
     "tell_parent",
@@ -51,8 +53,9 @@ T = TypeVar("T")
 
 #: Asks the child's faulthandler for its stacks, by which it ends; a signal that programs do not use.
 SHOW_STACKS = signal.SIGRTMAX - 1
-#: Where in the file for its stacks a child notes that a debugger was entered in it; faulthandler never writes as much.
-DEBUGGED_AT = 1 << 20
+#: Where in the file for its stacks a child notes that a debugger was entered in it, and where the stacks begin. The
+#: first is there before the fork: who has a limit for the size of files may write no further (RLIMIT_FSIZE).
+DEBUGGED_AT, STACKS_AT = 0, 1
 #: Exit code of a child that cannot answer, because the callable has closed what the answer goes through.
 LOST = 113
 #: Modules that call callables.
@@ -127,7 +130,8 @@ def enters_debugger() -> None:
     """From here on a user is at this process, if it is a child: let those know who wait for it."""
     for fd, identity in _stacks:
         if _identity(fd) == identity:  # a callable may have closed it, and opened another
-            os.pwrite(fd, b"!", DEBUGGED_AT)
+            with contextlib.suppress(OSError):  # it may have forbidden itself to write to any file
+                os.pwrite(fd, b"!", DEBUGGED_AT)
     tell_parent(_transfer.DEBUGGED)
 
 
@@ -198,11 +202,20 @@ def _settle(plan: Plan) -> None:
     _scapy.look_again(plan.scapy)
 
 
+def forget_watchdog() -> None:
+    """Of ``faulthandler``'s timer (pytest's ``faulthandler_timeout``) the thread has not come along with the fork.
+
+    To cancel it, as pytest does where a debugger is entered, would wait for that thread for ever.
+    """
+    faulthandler.cancel_dump_traceback_later = lambda: None
+
+
 def as_outside_pytest(function: Callable[[], T]) -> T:
     """Call what is no test's body: what pytest's hooks note of threads and finalizers nobody would collect here.
 
     So it is written to stderr, as Python does by itself.
     """
+    forget_watchdog()
     for module, name in ((threading, "excepthook"), (sys, "unraisablehook")):
         hook = getattr(module, name)
         owner = getattr(getattr(hook, "func", hook), "__module__", None) or ""

@@ -117,6 +117,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shut_down()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_enter_pdb() -> None:
     if "pytest_netns._child" in sys.modules:  # we may be one
         from ._child import enters_debugger

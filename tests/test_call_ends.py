@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, start_daemon
 
-from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _entry, _fork
+from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _child, _entry, _fork
 
 __all__ = ["fifo"]
 
@@ -138,6 +139,113 @@ class TestBadEnds:
 
 def _stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class TestOnceADebuggerWasEntered:
+    """What holds for whoever waits; the debugger itself is in test_marker_debugging."""
+
+    @pytest.fixture
+    def bell(self) -> Iterator[Callable[[Callable[[], None]], None]]:
+        """Has something be done while the main thread waits for a child that has rung; and a child may ring."""
+        self.rung, self.ring = os.pipe()
+        threads: list[threading.Thread] = []
+
+        def when_rung(step: Callable[[], None]) -> None:
+            def wait() -> None:
+                if os.read(self.rung, 1) == b".":
+                    step()
+
+            threads.append(threading.Thread(target=wait))
+            threads[-1].start()
+
+        yield when_rung
+        os.write(self.ring, b"!")  # where nobody has
+        for thread in threads:
+            thread.join()
+        os.close(self.rung)
+        os.close(self.ring)
+
+    def debug(self, then: Callable[[], Any]) -> Any:
+        _child.enters_debugger()
+        os.write(self.ring, b".")
+        return then()
+
+    def after_ringing(self, end: int) -> None:
+        os.write(self.ring, b".")
+        os.read(end, 1)
+
+    def test_whoever_ends_it_sees_where_it_stood(
+        self, netns: Host, bell: Callable[..., None], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """The stacks, and nothing else of the file that they are in."""
+
+        def end(*_: object) -> None:
+            raise TimeoutError
+
+        own = signal.signal(signal.SIGUSR1, end)
+        bell(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        with pytest.raises(TimeoutError):
+            netns.call(self.debug, hang)
+        signal.signal(signal.SIGUSR1, own)
+        told = capfd.readouterr().err
+        assert "in hang" in told
+        assert "\0" not in told
+
+    @pytest.mark.parametrize("limit", [0, 1])
+    def test_a_limit_for_files_is_none_for_it(self, netns: Host, bell: Callable[..., None], limit: int) -> None:
+        """A callable that may write no file may be debugged."""
+        bell(lambda: None)
+
+        def limited() -> int:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            return int(self.debug(lambda: 5))
+
+        assert netns.call(limited) == 5
+
+    def test_a_handler_that_was_changed_meanwhile_stays(self, netns: Host, bell: Callable[..., None]) -> None:
+        """Such as one that has the first Ctrl-C be heeded gently, and the second one not."""
+        end, ended = os.pipe()
+
+        def first(*_: object) -> None:
+            signal.signal(signal.SIGINT, second)
+            os.write(ended, b".")
+
+        def second(*_: object) -> None: ...
+
+        own = signal.signal(signal.SIGINT, first)
+        bell(lambda: os.kill(os.getpid(), signal.SIGINT))
+        try:
+            netns.call(self.after_ringing, end)
+            assert signal.getsignal(signal.SIGINT) is second
+            signal.signal(signal.SIGINT, first)
+            netns.call(int)
+            assert signal.getsignal(signal.SIGINT) is first
+        finally:
+            signal.signal(signal.SIGINT, own)
+            os.close(end)
+            os.close(ended)
+
+    def test_another_child_is_interrupted_as_ever(self, netns: Host, bell: Callable[..., None]) -> None:
+        """One that a thread has called while the main thread waits for the one with the debugger."""
+        end, ended = os.pipe()
+        came: list[str] = []
+
+        def interrupted() -> str:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                return "nothing"
+            except KeyboardInterrupt:
+                return "Ctrl-C"
+
+        def call_too() -> None:
+            came.append(netns.call(interrupted))
+            os.write(ended, b".")
+
+        bell(call_too)
+        netns.call(self.debug, lambda: os.read(end, 1) and None)
+        assert came == ["Ctrl-C"]
+        os.close(end)
+        os.close(ended)
 
 
 class TestEndOfABlock:

@@ -22,6 +22,8 @@ from pace import seconds
 #: Makes the terminal on descriptor 0 that of the new session, so that Ctrl-C becomes a signal.
 LAUNCHER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PATIENCE = seconds(60)
+#: Seconds: time enough to get to the first prompt, and no more than a test may wait for.
+LIMIT = seconds(4)
 
 SAY = """
 def say(words):
@@ -176,14 +178,13 @@ def test_ctrl_c_in_the_debugger_is_not_for_a_late_test_process(inner: Inner) -> 
 
 @pytest.mark.parametrize("isolated", [False, True], ids=["body", "isolated"])
 def test_ctrl_c_after_the_debugger_opens_it_again(inner: Inner, isolated: bool) -> None:
-    """As without namespaces: pdb keeps Ctrl-C to itself once it was left to go on, from however many stops."""
+    """As without namespaces: pdb keeps Ctrl-C to itself once it was left to go on."""
     source = SOURCE.replace("assert secret == 42", "say('GOES ON')\n    while not os.path.exists('enough'): pass")
     options = ["--capture=no"]  # elsewhere pytest has no terminal for a prompt that opens by itself
     if isolated:
         options.append("--netns-isolate")
         source = source.replace("@pytest.mark.netns(timeout=60)\n", "")
     with session(inner, *options, "-k", "stops", source=source) as terminal:
-        ask(terminal, "n", "say")
         ask(terminal, "c", "GOES ON")
         for _ in range(2):
             terminal.type("\x03")
@@ -197,6 +198,7 @@ def test_ctrl_c_after_the_debugger_opens_it_again(inner: Inner, isolated: bool) 
 CALLS = (
     SAY
     + """
+import asyncio
 import os
 import pytest
 
@@ -208,10 +210,35 @@ def test_call(netns):
     assert netns.call(stops, 1) == 2
 
 def test_block(netns):
-    with netns.enter(timeout=3) as run:
+    with netns.enter(timeout=LIMIT) as run:
         assert run(stops, 1) == 2
 
-@pytest.mark.netns(timeout=3)
+async def waits(netns):
+    with netns.enter(timeout=LIMIT) as run:
+        assert await run.acall(stops, 1) == 2
+
+def test_in_a_loop(netns):
+    asyncio.run(waits(netns))
+
+def forks(x):
+    child = os.fork()
+    if child == 0:
+        stops(x)
+        os._exit(x)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) + 1
+
+def test_fork(netns):
+    with netns.enter(timeout=LIMIT) as run:
+        assert run(forks, 1) == 2
+
+async def waits_for_fork(netns):
+    with netns.enter(timeout=LIMIT) as run:
+        assert await run.acall(forks, 1) == 2
+
+def test_loop_with_one(netns):
+    asyncio.run(waits_for_fork(netns))
+
+@pytest.mark.netns(timeout=LIMIT)
 def test_inside(netns):
     assert netns.call(stops, 1) == 2
 
@@ -223,7 +250,7 @@ def test_next(netns):
     say("GOES ON")
     netns.run(["sleep", "1000"])
 """
-)
+).replace("LIMIT", str(LIMIT))
 
 
 @pytest.mark.parametrize("test", ["test_call", "test_block", "test_inside", "test_isolated"])
@@ -235,7 +262,7 @@ def test_a_callable_has_its_debugger_to_itself(inner: Inner, test: str) -> None:
         terminal.type("\x03")
         terminal.expect("KeyboardInterrupt")
         if test in ("test_block", "test_inside"):
-            ask(terminal, "while time.monotonic() < begin + 3.5: pass", "\n")
+            ask(terminal, f"while time.monotonic() < begin + {LIMIT + 0.5}: pass", "\n")
         ask(terminal, "p x + 100", r"\b101\b")
         ask(terminal, "c", "GOES ON")
         terminal.type("\x03")
@@ -244,18 +271,40 @@ def test_a_callable_has_its_debugger_to_itself(inner: Inner, test: str) -> None:
         assert terminal.process.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
 
 
+@pytest.mark.parametrize("test", ["test_in_a_loop", "test_fork", "test_loop_with_one"])
+def test_a_callable_has_no_limit_in_the_debugger(inner: Inner, test: str) -> None:
+    """Whether whoever waits hears of it, or only looks when the time is over, as where the callable has forked."""
+    with session(inner, "-k", test, source=CALLS) as terminal:
+        ask(terminal, "import time; begin = time.monotonic()", "\n")
+        ask(terminal, f"while time.monotonic() < begin + {LIMIT + 0.5}: pass", "\n")
+        ask(terminal, "p x + 100", r"\b101\b")
+        ask(terminal, "c", "1 passed")
+
+
+@pytest.mark.parametrize("test", ["test_call", "test_inside", "test_isolated"])
+def test_faulthandler_waits_for_the_debugger(inner: Inner, test: str) -> None:
+    """Its timer, whose thread is not in a child, holds up no debugger there, and prints nothing amid it."""
+    with session(inner, "-k", test, "-o", "faulthandler_timeout=2", source=CALLS) as terminal:
+        ask(terminal, "import time; begin = time.monotonic()", "\n")
+        ask(terminal, "while time.monotonic() < begin + 2.5: pass", "\n")
+        ask(terminal, "p x + 100", r"\b101\b")
+        terminal.expect(r"\(Pdb\) ")
+        terminal.type("c\n")
+        assert "Timeout (" not in terminal.expect("1 passed")
+
+
 @pytest.mark.parametrize("stands", [True, False], ids=["in it", "after it"])
 @pytest.mark.parametrize("method", ["signal", "thread"])
 def test_no_time_runs_out_with_the_debugger(inner: Inner, stands: bool, method: str) -> None:
     """Neither the marker's limit nor pytest-timeout's ends a test in whose body a debugger is open, or was."""
-    source = SOURCE.replace("timeout=60", "timeout=4")
+    source = SOURCE.replace("timeout=60", f"timeout={LIMIT}")
     if not stands:
-        source = source.replace("assert secret == 42", "__import__('time').sleep(4.5)")
-    limit = ["-p", "pytest_timeout", "--timeout=4", f"--timeout-method={method}"]
+        source = source.replace("assert secret == 42", f"__import__('time').sleep({LIMIT + 0.5})")
+    limit = ["-p", "pytest_timeout", f"--timeout={LIMIT}", f"--timeout-method={method}"]
     with session(inner, *limit, "-k", "stops", source=source) as terminal:
         if stands:
             ask(terminal, "import time; begin = time.monotonic()", "\n")
-            ask(terminal, "while time.monotonic() < begin + 4.5: pass", "\n")
+            ask(terminal, f"while time.monotonic() < begin + {LIMIT + 0.5}: pass", "\n")
         ask(terminal, "p secret + 1", r"\b43\b")
         ask(terminal, "c", "1 passed, 2 deselected")
 
