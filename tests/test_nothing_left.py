@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import random
 import select
@@ -352,9 +353,11 @@ class Session:
         finally:
             for watch in watched.values():
                 os.close(watch)
+        # The kernel gives a number away again, to a namespace of whoever begins after this.
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
         # One may have been born between the look and the kill.
         _until(lambda: [_describe(pid) for pid in self._processes()], [], deadline, "processes")
-        _until(lambda: sorted(self.namespaces & set(_namespaces().values())), [], deadline, "namespaces")
+        _until(lambda: sorted(self.namespaces & set(_namespaces(now).values())), [], deadline, "namespaces")
         _until(lambda: [name for name in _names() if self.tag in name], [], deadline, "names in /run/netns")
         _until(_machine, self.before, deadline, "interfaces, mounts and files of the machine")
         assert list(self.temporary.iterdir()) == []
@@ -413,12 +416,16 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def _namespaces() -> dict[int, str]:
+def _namespaces(born_until: float = math.inf) -> dict[int, str]:
+    """Of the processes that there are, or were at that time (CLOCK_BOOTTIME), by number."""
     found = {}
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             try:
-                found[int(entry)] = os.readlink(f"/proc/{entry}/ns/net")
+                # The 22nd word (proc_pid_stat(5)); the second may have any character in it.
+                born = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[19])
+                if born / os.sysconf("SC_CLK_TCK") <= born_until:
+                    found[int(entry)] = os.readlink(f"/proc/{entry}/ns/net")
             except OSError:
                 continue
     return found
