@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import select
@@ -141,6 +142,11 @@ def _stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def interrupt(number: int) -> None:
+    """The main thread, and no other: only what is sent to it waits where it does not want to be interrupted."""
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
 class TestOnceADebuggerWasEntered:
     """What holds for whoever waits; the debugger itself is in test_marker_debugging."""
 
@@ -174,19 +180,26 @@ class TestOnceADebuggerWasEntered:
         os.write(self.ring, b".")
         os.read(end, 1)
 
-    def test_whoever_ends_it_sees_where_it_stood(
-        self, netns: Host, bell: Callable[..., None], capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_whoever_ends_it_sees_where_it_stood(self, netns: Host, capfd: pytest.CaptureFixture[str]) -> None:
         """The stacks, and nothing else of the file that they are in."""
+        waiting = os.getpid()
 
-        def end(*_: object) -> None:
-            raise TimeoutError
+        class Ends(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+                if os.getpid() == waiting:
+                    raise TimeoutError
 
-        own = signal.signal(signal.SIGUSR1, end)
-        bell(lambda: os.kill(os.getpid(), signal.SIGUSR1))
-        with pytest.raises(TimeoutError):
-            netns.call(self.debug, hang)
-        signal.signal(signal.SIGUSR1, own)
+        def logs() -> None:
+            _child.enters_debugger()
+            logging.getLogger().warning("here")
+            hang()
+
+        logging.getLogger().addHandler(handler := Ends())
+        try:
+            with pytest.raises(TimeoutError):
+                netns.call(logs)
+        finally:
+            logging.getLogger().removeHandler(handler)
         told = capfd.readouterr().err
         assert "in hang" in told
         assert "\0" not in told
@@ -213,7 +226,7 @@ class TestOnceADebuggerWasEntered:
         def second(*_: object) -> None: ...
 
         own = signal.signal(signal.SIGINT, first)
-        bell(lambda: os.kill(os.getpid(), signal.SIGINT))
+        bell(lambda: interrupt(signal.SIGINT))
         try:
             netns.call(self.after_ringing, end)
             assert signal.getsignal(signal.SIGINT) is second
