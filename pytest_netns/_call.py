@@ -94,7 +94,7 @@ class Child:
         self._outcome = Outcome()
         self._data = bytearray()
         self._shell: int | None = None
-        self._pid: int | None = None
+        self._reports = bytearray(2 * _fork.REPORT.size)
         self._kill_wanted = False
         self._unheard = False
         self._ended = False
@@ -270,16 +270,20 @@ class Child:
             pass_on(kind, body)
 
     def _take_report(self) -> None:
-        data = os.read(self._report, _fork.REPORT.size)
-        what, first, second = _fork.REPORT.unpack(data) if data else (_fork.ENDED, signal.SIGKILL, 0)
+        # Into what stays: a signal's handler may raise after any call, and a report that was only returned would be
+        # lost. For the same reason the end is noted last.
+        at = 0 if self._pid is None else _fork.REPORT.size
+        os.readv(self._report, [memoryview(self._reports)[at : at + _fork.REPORT.size]])
+        what, first, second = _fork.REPORT.unpack_from(self._reports, at)
         if what == _fork.STARTED:
-            self._pid = first
             if self._kill_wanted:
                 self._signal(signal.SIGKILL)
             return
-        self._ended = True
         with contextlib.suppress(ChildProcessError):  # somebody else waits for all children, say
             os.waitpid(self._shell or 0, 0)
+        self._ended = True
+        if not what:  # it was killed, the shell too
+            what, first = _fork.ENDED, signal.SIGKILL
         if what == _fork.FAILED:
             raise _fork.entry_error(self.entry, self.name, first, second)
         while self._receive():
@@ -308,12 +312,19 @@ class Child:
         text = os.pread(self._stacks, 1 << 16, _child.STACKS_AT).decode(errors="replace")
         return _child.without_own_frames(text).rstrip()
 
+    @property
+    def _pid(self) -> int | None:
+        """The child's number, once it has started."""
+        what, first, _ = _fork.REPORT.unpack_from(self._reports)
+        return first if what == _fork.STARTED else None
+
     def _signal(self, number: int) -> None:
         """Signal the child by a pidfd taken while its shell has not yet reported its end: the number is still its."""
-        if self._pid is None or self._ended:
+        pid = self._pid
+        if pid is None or self._ended:
             return
         with contextlib.suppress(ProcessLookupError):
-            watch = os.pidfd_open(self._pid)
+            watch = os.pidfd_open(pid)
             try:
                 if not _readable({self._report}, 0):
                     signal.pidfd_send_signal(watch, number)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import logging
 import os
 import resource
 import select
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
-from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, start_daemon
+from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, own, start_daemon
 
 from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _child, _entry, _fork
 
@@ -113,6 +117,38 @@ class TestBadEnds:
         os.close(ready)
         os.close(told)
 
+    def test_an_interrupt_at_any_point_of_the_wait_ends_the_child(self, netns: Host) -> None:
+        """A signal's handler may raise after any call: the one, for instance, that has read that the child is there."""
+        end, ended = os.pipe()
+        netns.call(int)
+        own_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = own()["children"]
+        late = threading.Event()
+
+        def let_go() -> None:
+            late.set()
+            os.write(ended, b".")
+
+        try:
+            with netns.enter() as run:
+                for point in itertools.count(1):
+                    child = _call.Child(run.entry(), lambda: os.read(end, 1), "f")
+                    timer = threading.Timer(LONG_ENOUGH, let_go)
+                    timer.start()
+                    with interrupted_at(point, late) as reached:
+                        child.wait(None)
+                    timer.cancel()
+                    timer.join()
+                    if not reached:
+                        break
+                    assert not late.is_set(), f"it was not ended after {reached}"
+                    assert own()["children"] == before, f"it was left after {reached}"
+        finally:
+            signal.signal(signal.SIGINT, own_handler)
+            os.close(end)
+            os.close(ended)
+        assert point > 50, "the wait begins with more calls than that"
+
     def test_a_child_that_somebody_else_reaps_still_answers(self, netns: Host) -> None:
         """SIGCHLD ignored in the test process costs the exit status, not the result."""
         previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -136,6 +172,28 @@ class TestBadEnds:
         refused = _fork.entry_error(entry, "f", errno.EAGAIN, -1)
         assert "f could not start in shanghai: the fork failed (Resource temporarily unavailable)" in str(refused)
         assert "helper process has ended" in str(_fork.entry_error(entry, "f", errno.ENOMEM, -1))
+
+
+@contextlib.contextmanager
+def interrupted_at(point: int, late: threading.Event) -> Iterator[list[str]]:
+    """Have Ctrl-C come after so many calls of ours, unless it is too late; tell where that was."""
+    owner, calls, reached = os.getpid(), 0, []
+
+    def watch(frame: FrameType, event: str, function: Any) -> None:
+        nonlocal calls
+        ours = frame.f_globals.get("__name__", "").startswith("pytest_netns.")
+        calls += ours and event in ("call", "c_return")  # where Python looks for signals
+        if late.is_set() or os.getpid() != owner:
+            sys.setprofile(None)
+        elif calls == point:
+            sys.setprofile(None)
+            reached.append(f"{event} {getattr(function, '__name__', '')} in {frame.f_code.co_name}")
+            signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(watch)
+    with contextlib.suppress(KeyboardInterrupt):
+        yield reached
+    sys.setprofile(None)
 
 
 def _stop() -> None:
