@@ -33,7 +33,8 @@ def own() -> dict[str, Any]:
     """What this process holds."""
     children = set()
     for task in os.listdir("/proc/self/task"):
-        children |= set(Path(f"/proc/self/task/{task}/children").read_text().split())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # that of a thread just joined takes a moment
+            children |= set(Path(f"/proc/self/task/{task}/children").read_text().split())
     return {
         # Their number: a tag is kept for the next block, and which depends on who was last.
         "descriptors": len(os.listdir("/proc/self/fd")),
