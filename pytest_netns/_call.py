@@ -94,6 +94,7 @@ class Child:
         self._outcome = Outcome()
         self._data = bytearray()
         self._shell: int | None = None
+        self._held: list[int] = []  # descriptors
         self._reports = bytearray(2 * _fork.REPORT.size)
         self._kill_wanted = False
         self._unheard = False
@@ -104,27 +105,26 @@ class Child:
     def _start(self, *, interruptible: bool = False) -> None:
         opened: list[int] = []
         _child.flush()
-        # A handler's exception in the middle of this would lose the child, and in a hook at the fork it would itself
-        # be lost. So signals wait.
-        mask = _signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
+        # Asked for first: what blocks them heeds those that have come before it returns what was blocked.
+        mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            # A handler's exception in the middle of this would lose the child, and in a hook at the fork it would
+            # itself be lost. So signals wait.
+            _signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
             opened += self._open_frames()
             opened += os.pipe2(os.O_CLOEXEC)
             opened.append(os.memfd_create("netns-stacks", os.MFD_CLOEXEC))
             self._frames, frames, self._report, report, self._stacks = opened
+            self._held, opened = [self._frames, self._report, self._stacks], [frames, report]
             os.set_blocking(self._frames, False)
             os.write(self._stacks, b"\0")  # at _child.DEBUGGED_AT
             self._sources = {self._frames, self._report}
             plan = _child.Plan(self._function, self.name, self.entry, frames=frames, stacks=self._stacks)
             self._shell = _fork.fork_inside(plan, mask, report, [self._frames, self._report])
-            opened = [frames, report]  # the others are for _finish to close from here on
             if interruptible:
                 self._leave_interrupts_to_debugger()
-            _fork.close_all([opened.pop(), opened.pop()])
-        except BaseException:
-            _fork.close_all(opened)
-            raise
         finally:
+            _fork.close_all(opened)
             _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _leave_interrupts_to_debugger(self) -> None:
@@ -221,19 +221,24 @@ class Child:
             self._end()
 
     def _end(self) -> None:
-        if self._shell is None:
-            return  # it could not even be started
-        if not self._ended:
+        """May be called again, after it was interrupted, or where not even a start was possible."""
+        if self._shell is not None and not self._ended:
             self._unheard = self._kill_wanted = True
             self._signal(signal.SIGKILL)
             while not self._ended:
                 with contextlib.suppress(NetnsError):  # it could not enter, and is not there: what else has come counts
                     Child._turn(self, None)
-        _fork.close_all([self._frames, self._report, self._stacks])
+        self._ears = None  # who hears SIGINT must not ask what is closed now
+        held, self._held = self._held, []
+        _fork.close_all(held)
 
     def _turn(self, deadline: float | None) -> bool:
         """Wait for something to arrive and handle it; True once the child has ended."""
         left = None
+        if self._end_report is not None:
+            if not self._ended:  # an interrupt has kept us from taking note of it
+                self._take_report()
+            return True
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -271,46 +276,26 @@ class Child:
 
     def _take_report(self) -> None:
         # Into what stays: a signal's handler may raise after any call, and a report that was only returned would be
-        # lost. For the same reason the end is noted last.
-        at = 0 if self._pid is None else _fork.REPORT.size
-        os.readv(self._report, [memoryview(self._reports)[at : at + _fork.REPORT.size]])
-        what, first, second = _fork.REPORT.unpack_from(self._reports, at)
-        if what == _fork.STARTED:
+        # lost. For the same reason each step may come twice.
+        if self._end_report is None:
+            at = 0 if self._pid is None else _fork.REPORT.size
+            if not os.readv(self._report, [memoryview(self._reports)[at:]]) and self._end_report is None:
+                _fork.REPORT.pack_into(self._reports, at, _fork.ENDED, signal.SIGKILL, 0)  # so was the shell
+        if self._end_report is None:
             if self._kill_wanted:
                 self._signal(signal.SIGKILL)
             return
+        what, first, second = self._end_report
         with contextlib.suppress(ChildProcessError):  # somebody else waits for all children, say
             os.waitpid(self._shell or 0, 0)
         self._ended = True
-        if not what:  # it was killed, the shell too
-            what, first = _fork.ENDED, signal.SIGKILL
         if what == _fork.FAILED:
             raise _fork.entry_error(self.entry, self.name, first, second)
+        self._outcome.status = first
         while self._receive():
             pass
-        self._outcome.status = first
         if first:  # it has answered, and then died
             self._outcome.kind = None
-
-    def end_telling(self) -> str:
-        """End it, and tell where it stood and what else runs in the host."""
-        from ._listing import processes
-
-        others = processes(os.fstat(self.entry.net).st_ino, self.entry.where, {self._shell, self._pid})
-        stacks = self._end_with_stacks()
-        return (f"; it stood here:\n{stacks}" if stacks else "") + others
-
-    def _end_with_stacks(self) -> str:
-        """Have the child write where its threads stand and end by that; kill it if it can not."""
-        deadline = time.monotonic() + _STACKS_LIMIT
-        with contextlib.suppress(_LimitPassed):
-            while self._pid is None and not self._ended:
-                Child._turn(self, deadline)  # it is just about to start
-            self._signal(_child.SHOW_STACKS)
-            while not self._ended and not Child._turn(self, deadline):
-                pass
-        text = os.pread(self._stacks, 1 << 16, _child.STACKS_AT).decode(errors="replace")
-        return _child.without_own_frames(text).rstrip()
 
     @property
     def _pid(self) -> int | None:
@@ -318,10 +303,45 @@ class Child:
         what, first, _ = _fork.REPORT.unpack_from(self._reports)
         return first if what == _fork.STARTED else None
 
+    @property
+    def _end_report(self) -> tuple[int, int, int] | None:
+        """What was reported last, if that was its end."""
+        for report in _fork.REPORT.iter_unpack(self._reports):
+            if report[0] in (_fork.FAILED, _fork.ENDED):
+                return report
+        return None
+
+    def end_telling(self) -> str:
+        """End it, and tell where it stood and what else runs in the host."""
+        from ._listing import processes
+
+        self._wait_for_start()  # or its own number, unknown as yet, would be among the others'
+        others = processes(os.fstat(self.entry.net).st_ino, self.entry.where, {self._shell, self._pid})
+        stacks = self._end_with_stacks()
+        return (f"; it stood here:\n{stacks}" if stacks else "") + others
+
+    def _wait_for_start(self) -> None:
+        """Until it is inside, which it is just about to be."""
+        deadline = time.monotonic() + _STACKS_LIMIT
+        with contextlib.suppress(_LimitPassed):
+            while self._pid is None and not self._ended:
+                Child._turn(self, deadline)
+
+    def _end_with_stacks(self) -> str:
+        """Have the child write where its threads stand and end by that; kill it if it can not."""
+        self._wait_for_start()
+        deadline = time.monotonic() + _STACKS_LIMIT
+        with contextlib.suppress(_LimitPassed):
+            self._signal(_child.SHOW_STACKS)
+            while not self._ended and not Child._turn(self, deadline):
+                pass
+        text = os.pread(self._stacks, 1 << 16, _child.STACKS_AT).decode(errors="replace")
+        return _child.without_own_frames(text).rstrip()
+
     def _signal(self, number: int) -> None:
         """Signal the child by a pidfd taken while its shell has not yet reported its end: the number is still its."""
         pid = self._pid
-        if pid is None or self._ended:
+        if pid is None or self._end_report is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             watch = os.pidfd_open(pid)

@@ -75,9 +75,10 @@ class Output:
 
     def started(self) -> None:
         """The program and the helper have the pipe; let go of it here."""
-        os.close(self._pipe)
-        os.close(self.pipe)
-        self._pipe = self.pipe = -1
+        pipes = self._pipe, self.pipe
+        self._pipe = self.pipe = -1  # first: whoever interrupts this must not have them closed twice
+        for fd in pipes:
+            os.close(fd)
 
     def look(self) -> None:
         """Take note of all that has come."""

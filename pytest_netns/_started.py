@@ -47,8 +47,13 @@ T = TypeVar("T")
 class _Child(Child):
     """One whose answer waits in a file, and whose readiness is an event of its own."""
 
-    def _open_frames(self) -> list[int]:
+    def __init__(self, entry: Entry, function: Callable[[], Any], name: str) -> None:
+        super().__init__(entry, function, name)
         self._place = 0
+        self._heard: collections.deque[tuple[bytes, bytes]] = collections.deque()
+        self._lock = threading.RLock()
+
+    def _open_frames(self) -> list[int]:
         file = os.memfd_create("netns-answer", os.MFD_CLOEXEC)
         return [file, os.dup(file)]
 
@@ -59,9 +64,6 @@ class _Child(Child):
 
     def begin(self) -> None:
         """Start it; return when it is inside."""
-        self._heard: collections.deque[tuple[bytes, bytes]] = collections.deque()
-        self._gone = False
-        self._lock = threading.RLock()
         self._start()
         self._sources = {self._report}  # a file can be read at any time
         while self._pid is None and not self._ended:
@@ -80,8 +82,7 @@ class _Child(Child):
     def hear(self, guard: contextlib.AbstractContextManager[object]) -> None:
         """Make our own what it has logged and warned so far."""
         with self._lock:
-            while not self._gone and self._receive():
-                pass
+            self._read_on()
         while True:
             with self._lock:
                 if not self._heard:
@@ -90,10 +91,16 @@ class _Child(Child):
             with guard:
                 pass_on(kind, body)
 
+    def _read_on(self) -> None:
+        while self._held and self._receive():
+            pass
+
     def _finish(self) -> None:
         with self._lock:
-            super()._finish()
-            self._gone = True
+            try:
+                self._read_on()  # who took note of its end may have been interrupted
+            finally:
+                super()._finish()
 
     def look(self) -> bool:
         """Take note of its end, if it has ended."""
@@ -199,8 +206,8 @@ class Started(Writing, Generic[T]):
 
     def _finish(self) -> None:
         if not self._over:
-            self._over = True
             self._child._finish()
+            self._over = True  # now: one that is interrupted may be called again
 
     # In the background of a host: see ``Work`` in :mod:`._background`
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import itertools
 import logging
+import operator
 import os
 import resource
 import select
@@ -20,6 +23,7 @@ from typing import Any
 
 import pytest
 from calling import LONG_ENOUGH, crash, fifo, hang, nothing_left, own, start_daemon
+from pace import seconds
 
 from pytest_netns import ChildDied, Host, KernelError, Pair, WaitTimeout, _call, _child, _entry, _fork
 
@@ -117,37 +121,49 @@ class TestBadEnds:
         os.close(ready)
         os.close(told)
 
-    def test_an_interrupt_at_any_point_of_the_wait_ends_the_child(self, netns: Host) -> None:
+    def test_an_interrupt_at_any_point_leaves_nobody(self, netns: Host) -> None:
         """A signal's handler may raise after any call: the one, for instance, that has read that the child is there."""
-        end, ended = os.pipe()
         netns.call(int)
-        own_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         before = own()["children"]
-        late = threading.Event()
-
-        def let_go() -> None:
-            late.set()
-            os.write(ended, b".")
-
-        try:
-            with netns.enter() as run:
-                for point in itertools.count(1):
-                    child = _call.Child(run.entry(), lambda: os.read(end, 1), "f")
-                    timer = threading.Timer(LONG_ENOUGH, let_go)
-                    timer.start()
-                    with interrupted_at(point, late) as reached:
+        with netns.enter() as run:
+            for point in itertools.count(1):
+                with bell_of_one() as (rung, ring):
+                    child = _call.Child(run.entry(), functools.partial(os.read, rung, 1), "f")
+                    with interrupted_at(point, ring, functools.partial(has_started, child)) as reached:
                         child.wait(None)
-                    timer.cancel()
-                    timer.join()
-                    if not reached:
-                        break
-                    assert not late.is_set(), f"it was not ended after {reached}"
-                    assert own()["children"] == before, f"it was left after {reached}"
+                    assert own()["children"] == before, f"left after {reached}"
+                if not reached:
+                    break
+        assert point > 100, "it takes more calls than that"
+
+    def test_an_interrupted_close_can_be_made_good(self, netns: Host) -> None:
+        """A callable in the background whose end was interrupted is not forgotten."""
+        before = own()["children"]
+        for point in itertools.count(1):
+            started = netns.start(hang)
+            with interrupted_at(point) as reached:
+                started.close()
+            started.close()
+            assert own()["children"] == before, f"left after {reached}"
+            if not reached:
+                break
+        assert point > 30, "it takes more calls than that"
+
+    def test_an_interrupt_just_before_signals_wait_leaves_none_blocked(
+        self, netns: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What blocks them heeds, when it has done so, those that have come before."""
+        send = ctypes.PyDLL(None)["raise"]  # which, other than Python's, does not look for signals
+        sent = map(operator.add, map(send, [signal.SIGINT]), [signal.SIGUSR1])
+        monkeypatch.setattr(_call, "_EVERY_SIGNAL", itertools.chain(signal.valid_signals(), sent))
+        own_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                netns.call(int)
         finally:
             signal.signal(signal.SIGINT, own_handler)
-            os.close(end)
-            os.close(ended)
-        assert point > 50, "the wait begins with more calls than that"
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
     def test_a_child_that_somebody_else_reaps_still_answers(self, netns: Host) -> None:
         """SIGCHLD ignored in the test process costs the exit status, not the result."""
@@ -175,25 +191,74 @@ class TestBadEnds:
 
 
 @contextlib.contextmanager
-def interrupted_at(point: int, late: threading.Event) -> Iterator[list[str]]:
-    """Have Ctrl-C come after so many calls of ours, unless it is too late; tell where that was."""
-    owner, calls, reached = os.getpid(), 0, []
+def bell_of_one() -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe."""
+    rung, ring = os.pipe()
+    yield rung, ring
+    os.close(rung)
+    os.close(ring)
+
+
+@contextlib.contextmanager
+def interrupted_at(
+    point: int, ring: int | None = None, let_go: Callable[[], bool] = lambda: False
+) -> Iterator[list[str]]:
+    """Have Ctrl-C come after so many calls of ours; tell where that was.
+
+    The child waits for ``ring``, until the test process waits for it and may ``let_go``; or until it should have been
+    ended long ago.
+    """
+    owner, calls, hung = os.getpid(), 0, threading.Event()
+    reached: list[str] = []
+
+    def free() -> None:
+        hung.set()
+        assert ring is not None
+        os.write(ring, b".")
+
+    limit = threading.Timer(seconds(30), free)
 
     def watch(frame: FrameType, event: str, function: Any) -> None:
         nonlocal calls
-        ours = frame.f_globals.get("__name__", "").startswith("pytest_netns.")
-        calls += ours and event in ("call", "c_return")  # where Python looks for signals
-        if late.is_set() or os.getpid() != owner:
+        if os.getpid() != owner:
             sys.setprofile(None)
-        elif calls == point:
+            return
+        if event == "c_call" and function.__name__ == "poll" and let_go():
+            os.write(ring or 0, b".")
+        if event not in ("call", "c_return") or not is_ours(frame):  # the others are no places to look for signals
+            return
+        calls += 1
+        if calls == point:
             sys.setprofile(None)
             reached.append(f"{event} {getattr(function, '__name__', '')} in {frame.f_code.co_name}")
+            if ring is not None:
+                limit.start()
             signal.raise_signal(signal.SIGINT)
 
+    own_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.setprofile(watch)
-    with contextlib.suppress(KeyboardInterrupt):
-        yield reached
-    sys.setprofile(None)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield reached
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGINT, own_handler)
+        if limit.ident is not None:
+            limit.cancel()
+            limit.join()
+    assert not hung.is_set(), f"hung after {reached}"
+
+
+def has_started(child: _call.Child) -> bool:
+    return child._pid is not None
+
+
+def is_ours(frame: FrameType | None) -> bool:
+    """Whether a frame is of the package, or what it calls of the standard library's context managers."""
+    name = frame.f_globals.get("__name__", "") if frame is not None else ""
+    if name == "contextlib" and frame is not None:
+        return is_ours(frame.f_back)
+    return str(name).startswith("pytest_netns.")
 
 
 def _stop() -> None:

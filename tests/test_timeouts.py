@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from calling import hang
 from marking import Inner
 
-from pytest_netns import Pair, WaitTimeout
+from pytest_netns import Host, Pair, WaitTimeout, _fork
 
 
 def test_the_hosts_processes_are_listed(netns_pair: Pair) -> None:
@@ -26,6 +27,22 @@ def test_the_hosts_processes_are_listed(netns_pair: Pair) -> None:
             wait()
     shanghai.end_processes()
     with shanghai.enter(timeout=0.1) as run, pytest.raises(WaitTimeout) as caught:
+        run(hang)
+    assert "processes" not in str(caught.value)
+
+
+def test_a_callable_is_not_among_them_before_its_start_was_heard_of(
+    netns: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be inside already when its time is over, and nobody know its number."""
+    say = _fork._say
+
+    def say_late(report: int, what: int, *numbers: int) -> None:
+        time.sleep(0.5)
+        say(report, what, *numbers)
+
+    monkeypatch.setattr(_fork, "_say", say_late)
+    with netns.enter(timeout=0.2) as run, pytest.raises(WaitTimeout, match="hang") as caught:
         run(hang)
     assert "processes" not in str(caught.value)
 
