@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -148,6 +148,21 @@ class TestBadEnds:
             if not reached:
                 break
         assert point > 30, "it takes more calls than that"
+
+    def test_an_interrupt_before_the_start_arrives_as_one(self, netns: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was not started yet can be ended, too."""
+        broker = netns.namespace.broker
+        request = broker.request
+
+        def interrupted(verb: str, *arguments: object, fds: Sequence[int] = ()) -> tuple[Any, list[int]]:
+            if verb == "keep":
+                raise KeyboardInterrupt
+            return request(verb, *arguments, fds=fds)
+
+        netns.start(int).wait()
+        monkeypatch.setattr(broker, "request", interrupted)
+        with nothing_left(), pytest.raises(KeyboardInterrupt):
+            netns.start(int)
 
     def test_an_interrupt_just_before_signals_wait_leaves_none_blocked(
         self, netns: Host, monkeypatch: pytest.MonkeyPatch
